@@ -1,0 +1,90 @@
+# `make help` lists what there is. Every target that needs Python sets up .venv by itself, once.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+EXTRAS ?= dev,bench
+
+TASK ?= classification
+CONFIG_classification := configs/classification/fashion_mnist.yaml
+CONFIG ?= $(CONFIG_$(TASK))
+ARGS ?=
+RUN ?= latest
+TARGET ?= x86
+PORT ?= 5000
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@echo "  variables: TASK=$(TASK) CONFIG=$(CONFIG) ARGS='key=value ...' RUN=$(RUN) TARGET=x86|arm|cuda PORT=$(PORT)"
+
+$(STAMP): pyproject.toml constraints.txt
+	@echo "== setting up $(VENV) with $$($(PYTHON) --version) (PyTorch alone is about 5 GB; two to five minutes, once)"
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else "Python 3.11 to 3.13 is needed, this is %d.%d: make PYTHON=python3.12 ..." % v)'
+	@$(PYTHON) -m venv $(VENV) || { echo "the venv module is missing: apt-get install python3-venv"; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
+	@touch $(STAMP)
+	@echo "== set up; $(BIN)/lab doctor tells what this machine can do"
+
+setup: $(STAMP) ## Install everything into .venv (done by the other targets when needed)
+
+setup-arm: ## Install the ARM cross-compiler and qemu from the distribution (needs root or sudo)
+	@echo "== installing gcc/g++ for aarch64 and qemu-user"
+	@sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
+	  $$sudo apt-get update -qq && $$sudo apt-get install -y -qq gcc-aarch64-linux-gnu g++-aarch64-linux-gnu qemu-user-static g++
+
+train: $(STAMP) ## Train TASK (default: ResNet-20 on Fashion-MNIST), tracked in MLflow
+	$(BIN)/lab train $(CONFIG) $(ARGS)
+
+export: $(STAMP) ## Export RUN to ONNX
+	$(BIN)/lab export $(RUN)
+
+compile: $(STAMP) ## Compile RUN for TARGET=x86|arm|cuda (or x86:znver4, arm:cortex-a53, cuda:sm_80, ...)
+	$(BIN)/lab compile $(RUN) --target $(TARGET)
+
+bench: $(STAMP) ## Measure RUN: PyTorch, ONNX Runtime, OpenVINO, TVM bundles side by side
+	$(BIN)/lab bench $(RUN)
+
+serve: $(STAMP) ## The weighted A/B endpoint (not built yet: says so and fails)
+	@echo "lab serve is not built yet; lab predict BUNDLE PATH... runs a bundle on files" >&2; exit 1
+
+ui: $(STAMP) ## Open the MLflow UI on http://127.0.0.1:PORT
+	$(BIN)/lab ui --port $(PORT)
+
+test: $(STAMP) ## Run every fast test
+	$(BIN)/pytest -m "not slow" $(ARGS)
+
+test-all: $(STAMP) ## Run the slow tests too
+	$(BIN)/pytest $(ARGS)
+
+check: $(STAMP) ## ruff, mypy --strict, import layers, shell scripts, Dockerfiles
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/shellcheck .ci/run docker/*.sh
+	$(BIN)/hadolint docker/*.Dockerfile
+
+format: $(STAMP) ## Format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench-train: $(STAMP) ## Training throughput against a plain PyTorch loop
+	$(BIN)/python benchmarks/train_throughput.py
+
+gpu-check: ## On a GPU machine: train, run CUDA bundles, time both; writes benchmarks/results/ (no set-up, uses PYTHON)
+	$(PYTHON) benchmarks/gpu_check.py $(ARGS)
+
+docker: ## Build the images with Docker
+	docker/build.sh
+
+docker-check: ## Build and try the same images without a Docker daemon (buildah, debootstrap; needs root)
+	docker/check.sh
+
+clean: ## Remove .venv and caches (runs/, data/ and mlflow.db stay)
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build dist *.egg-info
+
+.PHONY: help setup setup-arm train export compile bench serve ui test test-all check format bench-train gpu-check docker docker-check clean

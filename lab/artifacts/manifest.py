@@ -1,0 +1,162 @@
+"""The manifest: what an artifact is, where it came from, how to feed it, and what was measured of it.
+
+One schema for the three kinds of artifact: a trained run, an exported ONNX model, a compiled bundle. Plain dataclasses,
+so that a machine with only numpy and a runtime can read it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from lab.artifacts.files import read_json, sha256_file, write_json
+from lab.core.errors import ArtifactError, IntegrityError
+from lab.core.signature import Signature
+
+SCHEMA_VERSION = 1
+MANIFEST_NAME = "manifest.json"
+
+Kind = Literal["run", "onnx", "bundle"]
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One step of the parity ladder: `name` compared with `reference` over `num_samples` samples.
+
+    `status` is "passed", "failed" or "not run"; `reason` says why when it was not run or failed.
+    """
+
+    name: str
+    reference: str
+    status: Literal["passed", "failed", "not run"]
+    num_samples: int = 0
+    max_abs_error: float | None = None
+    max_rel_error: float | None = None
+    tolerance: float | None = None
+    top1_agreement: float | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class TargetInfo:
+    """The machine a bundle was built for; `required_features` are in the Linux kernel's spelling."""
+
+    name: str
+    kind: Literal["x86", "arm", "cuda"]
+    arch: str
+    mcpu: str = ""
+    triple: str = ""
+    required_features: tuple[str, ...] = ()
+    cuda_arch: str = ""
+    num_threads: int = 0
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One compiled function: the library file that holds it and the batch size it takes (0: any)."""
+
+    library: str
+    batch_size: int
+    function: str = "main"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """See the module's docstring. `files` maps a path relative to the manifest to its hash and size."""
+
+    kind: Kind
+    name: str
+    signature: Signature
+    task: str | None = None
+    created: str = ""
+    parents: dict[str, str] = field(default_factory=dict)
+    preprocessing: dict[str, Any] = field(default_factory=dict)
+    labels: tuple[str, ...] = ()
+    target: TargetInfo | None = None
+    entries: tuple[Entry, ...] = ()
+    metrics: dict[str, dict[str, float]] = field(default_factory=dict)
+    parity: tuple[Rung, ...] = ()
+    options: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    durations_s: dict[str, float] = field(default_factory=dict)
+    files: dict[str, dict[str, Any]] = field(default_factory=dict)
+    mlflow_run_id: str = ""
+    schema_version: int = SCHEMA_VERSION
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"signature": self.signature.to_dict()}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Manifest:
+        """Raises ArtifactError on another schema version or a missing field."""
+        found = data.get("schema_version")
+        if found != SCHEMA_VERSION:
+            raise ArtifactError("the manifest has another schema version", got=found, expected=SCHEMA_VERSION)
+        try:
+            fields = dict(data)
+            fields["signature"] = Signature.from_dict(data["signature"])
+            fields["labels"] = tuple(data["labels"])
+            fields["entries"] = tuple(Entry(**item) for item in data["entries"])
+            fields["parity"] = tuple(Rung(**item) for item in data["parity"])
+            if data["target"] is not None:
+                target = dict(data["target"])
+                target["required_features"] = tuple(target["required_features"])
+                fields["target"] = TargetInfo(**target)
+            return cls(**fields)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ArtifactError("the manifest is incomplete or damaged", got=repr(error)) from error
+
+    def with_files(self, folder: Path, names: list[str]) -> Manifest:
+        """A copy that records the SHA-256 and size of the named files below `folder`."""
+        return replace(self, files={name: file_entry(folder / name) for name in sorted(names)})
+
+    def save(self, folder: Path) -> Path:
+        """Write `manifest.json` into `folder` atomically."""
+        stamped = self if self.created else replace(self, created=now())
+        write_json(folder / MANIFEST_NAME, stamped.to_dict())
+        return folder / MANIFEST_NAME
+
+    @classmethod
+    def load(cls, folder: Path, *, verify: bool = True) -> Manifest:
+        """Read the manifest of `folder`; by default every recorded file is hashed and compared.
+
+        Raises:
+            ArtifactError: no manifest, or one that cannot be read.
+            IntegrityError: a file is missing or its bytes are not those recorded.
+        """
+        raw = read_json(folder / MANIFEST_NAME)
+        if not isinstance(raw, dict):
+            raise ArtifactError(f"{folder / MANIFEST_NAME} is not a manifest", got=type(raw).__name__, expected="an object")
+        manifest = cls.from_dict(raw)
+        if verify:
+            manifest.verify(folder)
+        return manifest
+
+    def verify(self, folder: Path) -> None:
+        """Raises IntegrityError naming the first file that is missing, escapes the folder, or has other bytes."""
+        for name, recorded in self.files.items():
+            path = folder / name
+            if not path.resolve().is_relative_to(folder.resolve()):
+                raise IntegrityError("the manifest names a file outside its folder", got=name)
+            if not path.is_file():
+                raise IntegrityError(f"{name} is missing from {folder}", hint="build the artifact again")
+            actual = sha256_file(path)
+            if actual != recorded["sha256"]:
+                raise IntegrityError(
+                    f"{name} is not the file this artifact was built with",
+                    got=f"sha256 {actual}",
+                    expected=f"sha256 {recorded['sha256']}",
+                    hint="the file was changed or damaged after the build: copy or build the artifact again",
+                )
+
+
+def file_entry(path: Path) -> dict[str, Any]:
+    return {"sha256": sha256_file(path), "size_bytes": path.stat().st_size}
+
+
+def now() -> str:
+    """UTC time in ISO 8601, to the second."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

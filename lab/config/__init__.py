@@ -1,0 +1,1 @@
+"""Configuration: YAML and dotted overrides become frozen, strict pydantic models."""

@@ -1,0 +1,110 @@
+"""Signature: names, dtypes and symbolic shapes of a model's inputs and outputs.
+
+One Signature drives export, compilation, runner checks, example inputs and the null runner.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lab.core.errors import DataError
+
+Dim = int | str
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One named tensor; a dimension is a number, or a name when it varies ("batch")."""
+
+    name: str
+    dtype: str
+    shape: tuple[Dim, ...]
+
+    def resolve(self, dims: Mapping[str, int]) -> tuple[int, ...]:
+        """The shape with every symbolic dimension replaced by its value in `dims`."""
+        return tuple(dims[dim] if isinstance(dim, str) else dim for dim in self.shape)
+
+    def check(self, array: np.ndarray, dims: dict[str, int]) -> None:
+        """Check one array; symbolic dimensions are bound in `dims` and must agree between tensors.
+
+        Raises:
+            DataError: dtype, rank or a dimension differs.
+        """
+        expected = f"{self.dtype}{list(self.shape)}"
+        got = f"{array.dtype}{list(array.shape)}"
+        if str(array.dtype) != self.dtype:
+            raise DataError(f"tensor '{self.name}' has the wrong dtype", got=got, expected=expected)
+        if array.ndim != len(self.shape):
+            raise DataError(f"tensor '{self.name}' has the wrong number of dimensions", got=got, expected=expected)
+        for actual, dim in zip(array.shape, self.shape, strict=True):
+            wanted = dims.setdefault(dim, actual) if isinstance(dim, str) else dim
+            if actual != wanted:
+                raise DataError(f"tensor '{self.name}' has the wrong shape", got=got, expected=expected)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"name": self.name, "dtype": self.dtype, "shape": list(self.shape)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> TensorSpec:
+        return cls(name=str(data["name"]), dtype=str(data["dtype"]), shape=tuple(data["shape"]))
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The inputs and outputs of a model, in call order."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    def check_inputs(self, arrays: Mapping[str, np.ndarray]) -> dict[str, int]:
+        """Check named inputs and return the values of the symbolic dimensions.
+
+        Raises:
+            DataError: a name is missing or unknown, or an array does not fit its spec.
+        """
+        return _check("input", self.inputs, arrays)
+
+    def check_outputs(self, arrays: Mapping[str, np.ndarray]) -> dict[str, int]:
+        """Check named outputs; see `check_inputs`."""
+        return _check("output", self.outputs, arrays)
+
+    def example_inputs(self, dims: Mapping[str, int] | None = None, seed: int = 0) -> dict[str, np.ndarray]:
+        """Random inputs that fit: standard normal for floats, small non-negative integers otherwise."""
+        rng = np.random.default_rng(seed)
+        values = {name: 1 for name in self.symbols()} | dict(dims or {})
+        arrays: dict[str, np.ndarray] = {}
+        for spec in self.inputs:
+            shape = spec.resolve(values)
+            is_float = np.issubdtype(np.dtype(spec.dtype), np.floating)
+            raw = rng.standard_normal(shape) if is_float else rng.integers(0, 2, shape)
+            arrays[spec.name] = np.asarray(raw).astype(spec.dtype)
+        return arrays
+
+    def symbols(self) -> tuple[str, ...]:
+        """Names of the symbolic dimensions, in order of first appearance."""
+        dims = [dim for spec in (*self.inputs, *self.outputs) for dim in spec.shape if isinstance(dim, str)]
+        return tuple(dict.fromkeys(dims))
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"inputs": [s.to_dict() for s in self.inputs], "outputs": [s.to_dict() for s in self.outputs]}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Signature:
+        return cls(
+            inputs=tuple(TensorSpec.from_dict(item) for item in data["inputs"]),
+            outputs=tuple(TensorSpec.from_dict(item) for item in data["outputs"]),
+        )
+
+
+def _check(side: str, specs: tuple[TensorSpec, ...], arrays: Mapping[str, np.ndarray]) -> dict[str, int]:
+    names = [spec.name for spec in specs]
+    if set(names) != set(arrays):
+        raise DataError(f"{side} names do not match the signature", got=sorted(arrays), expected=names)
+    dims: dict[str, int] = {}
+    for spec in specs:
+        spec.check(arrays[spec.name], dims)
+    return dims
