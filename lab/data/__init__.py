@@ -1,0 +1,1 @@
+"""Data sets: on-disk formats, the catalog and its resolver, deterministic preprocessing, sampling. No torch."""

