@@ -1,0 +1,130 @@
+#include "manifest.h"
+
+#include <algorithm>
+#include <filesystem>
+
+#include "array.h"
+#include "cpu.h"
+#include "error.h"
+#include "files.h"
+#include "json.h"
+#include "sha256.h"
+
+namespace lab {
+namespace {
+
+constexpr int64_t kSchemaVersion = 1;
+
+TensorSpec ReadSpec(const Json& item) {
+  TensorSpec spec;
+  spec.name = item["name"].String();
+  spec.dtype = item["dtype"].String();
+  for (const Json& dim : item["shape"].List()) {
+    spec.shape.push_back(dim.IsString() ? Dim{0, dim.String()} : Dim{dim.Int(), ""});
+  }
+  // The name becomes a file name in the output folder.
+  if (spec.name.empty() || spec.name[0] == '.' || spec.name.find('/') != std::string::npos) {
+    throw Error(Kind::kArtifact, "a tensor's name cannot be used as a file name", spec.name);
+  }
+  if (FindDTypeByName(spec.dtype) == nullptr) {
+    throw Error(Kind::kUnsupported, "tensor '" + spec.name + "' has a dtype this runner does not know", spec.dtype);
+  }
+  return spec;
+}
+
+std::vector<TensorSpec> ReadSpecs(const Json& list) {
+  std::vector<TensorSpec> specs;
+  for (const Json& item : list.List()) specs.push_back(ReadSpec(item));
+  return specs;
+}
+
+TargetInfo ReadTarget(const Json& item) {
+  TargetInfo target;
+  if (item.IsNull()) throw Error(Kind::kArtifact, "the manifest is incomplete or damaged", "a bundle without a target");
+  target.name = item["name"].String();
+  target.kind = item["kind"].String();
+  target.arch = item["arch"].String();
+  for (const Json& feature : item["required_features"].List()) target.required_features.push_back(feature.String());
+  return target;
+}
+
+std::vector<Entry> ReadEntries(const Json& list) {
+  std::vector<Entry> entries;
+  for (const Json& item : list.List()) {
+    Entry entry{item["library"].String(), item["batch_size"].Int(), item["function"].String()};
+    if (entry.batch_size < 0) throw Error(Kind::kArtifact, "an entry has a negative batch size", item.where());
+    entries.push_back(entry);
+  }
+  if (entries.empty()) throw Error(Kind::kArtifact, "the bundle holds no compiled function", "entries: []");
+  return entries;
+}
+
+std::map<std::string, std::string> ReadFiles(const Json& object) {
+  std::map<std::string, std::string> files;
+  for (const std::string& name : object.Keys()) files[name] = object[name]["sha256"].String();
+  return files;
+}
+
+bool IsInside(const std::filesystem::path& name) {
+  return name.is_relative() && std::none_of(name.begin(), name.end(), [](const auto& part) { return part == ".."; });
+}
+
+}  // namespace
+
+Manifest Manifest::Load(const std::string& folder) {
+  const Json root = Json::Parse(ReadFile(folder + "/manifest.json", Kind::kArtifact), "manifest.json");
+  const int64_t version = root["schema_version"].Int();
+  if (version != kSchemaVersion) {
+    throw Error(Kind::kArtifact, "the manifest has another schema version", std::to_string(version),
+                std::to_string(kSchemaVersion), "build the runner and the bundle from the same version of the lab");
+  }
+  const std::string kind = root["kind"].String();
+  if (kind != "bundle")
+    throw Error(Kind::kArtifact, folder + " is not a compiled bundle", kind, "bundle", "lab compile");
+  Manifest manifest;
+  manifest.name = root["name"].String();
+  manifest.signature = {ReadSpecs(root["signature"]["inputs"]), ReadSpecs(root["signature"]["outputs"])};
+  manifest.target = ReadTarget(root["target"]);
+  manifest.entries = ReadEntries(root["entries"]);
+  manifest.sha256_of_file = ReadFiles(root["files"]);
+  return manifest;
+}
+
+void Manifest::CheckMachine() const {
+  const std::string hint = "compile for this machine, or run the bundle on the machine it was built for";
+  if (target.kind != "x86" && target.kind != "arm") {
+    throw Error(Kind::kIncompatible, "this runner runs CPU bundles", "target " + target.name + " (" + target.kind + ")",
+                "x86 or arm", "lab predict runs CUDA bundles");
+  }
+  if (target.arch != CpuArch()) {
+    throw Error(Kind::kIncompatible, "the bundle was built for another CPU architecture", target.arch, CpuArch(), hint);
+  }
+  const auto present = CpuFeatures();
+  std::string lacking;
+  for (const std::string& feature : target.required_features) {
+    if (present.count(feature) == 0) lacking += (lacking.empty() ? "" : " ") + feature;
+  }
+  if (!lacking.empty()) {
+    throw Error(Kind::kIncompatible, "this CPU lacks instructions the bundle was built with", "no " + lacking,
+                "a CPU for target " + target.name, hint);
+  }
+}
+
+void Manifest::CheckFiles(const std::string& folder) const {
+  for (const Entry& entry : entries) {
+    if (sha256_of_file.count(entry.library) == 0) {
+      throw Error(Kind::kIntegrity, entry.library + " is not among the manifest's recorded files");
+    }
+  }
+  for (const auto& [name, recorded] : sha256_of_file) {
+    if (!IsInside(name)) throw Error(Kind::kIntegrity, "the manifest names a file outside its folder", name);
+    const std::string actual = Sha256File(folder + "/" + name);
+    if (actual != recorded) {
+      throw Error(Kind::kIntegrity, name + " is not the file this artifact was built with", "sha256 " + actual,
+                  "sha256 " + recorded,
+                  "the file was changed or damaged after the build: copy or build the artifact again");
+    }
+  }
+}
+
+}  // namespace lab
