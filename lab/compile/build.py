@@ -1,0 +1,212 @@
+"""`compile_onnx`: an ONNX file and a target in; executables per batch size, their report and their signature out."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lab.artifacts.manifest import Entry
+from lab.compile.frontend.onnx_import import import_model, load_model
+from lab.compile.frontend.shapes import BATCH, signature_of
+from lab.compile.report import KernelReport, KernelRow
+from lab.compile.targets import Target
+from lab.core.errors import ConfigError, MissingToolError, UnsupportedError
+from lab.core.progress import say
+from lab.core.signature import Signature
+from lab.core.timing import Stages
+
+if TYPE_CHECKING:
+    from lab.compile.pipeline import Lowered
+
+ANY_BATCH = 0
+HOST_LINKERS = ("g++", "gcc", "clang++", "clang")
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What `compile_onnx` made. `executables` maps a batch size (0: the model has no batch) to a TVM executable."""
+
+    target: Target
+    signature: Signature
+    executables: dict[int, Any]
+    report: KernelReport
+    durations_s: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def flops(self) -> dict[int, int]:
+        """Batch size -> floating-point operations of one inference."""
+        return self.report.flops()
+
+
+def compile_onnx(
+    model_path: Path,
+    target: Target,
+    *,
+    batch_sizes: Sequence[int] = (1,),
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    dump_dir: Path | None = None,
+    progress: Callable[[str], None] = say,
+) -> Compiled:
+    """Compile an ONNX file.
+
+    Args:
+        batch_sizes: one executable is built for each; the runtime pads and splits to them.
+        input_shapes: a full shape per input whose dimensions (besides the batch, -1) are dynamic.
+        dump_dir: where to write the IR after each phase.
+        progress: called with one line per step.
+
+    Raises:
+        ArtifactError: the file is missing or not ONNX.
+        UnsupportedError: operators, dimensions or attributes that cannot be compiled, each listed.
+        ConfigError: batch sizes that do not fit the model.
+        MissingToolError: a tool that code generation for this target needs is not here.
+    """
+    stages = Stages()
+    with stages.stage("import"):
+        from lab.compile.pipeline import simplify_graph  # imports TVM, which takes a second
+
+        model = load_model(Path(model_path))
+        signature = signature_of(model, input_shapes)
+        model = simplify_graph(model)
+    sizes = _batch_sizes(signature, batch_sizes)
+    executables: dict[int, Any] = {}
+    rows: list[KernelRow] = []
+    notes: list[str] = []
+    for size in sizes:
+        progress(f"compiling {Path(model_path).name} for {target.name}" + (f", batch {size}" if size else ""))
+        with stages.stage(f"compile_b{size}"):
+            mod = import_model(model, signature, max(size, 1))
+            folder = dump_dir / f"b{size}" if dump_dir else None
+            built = _build(mod, target, folder)
+        executables[size] = built.executable
+        rows += [replace(row, batch_size=size) for row in built.rows]
+        notes += [note for note in built.notes if note not in notes]
+    report = KernelReport(tuple(rows), tuple(notes))
+    progress(report.summary())
+    return Compiled(target, signature, executables, report, stages.durations_s)
+
+
+def _batch_sizes(signature: Signature, wanted: Sequence[int]) -> list[int]:
+    sizes = sorted(set(wanted))
+    if not sizes or sizes[0] < 1:
+        raise ConfigError("batch sizes must be positive", got=list(wanted))
+    if any(BATCH in spec.shape for spec in signature.inputs):
+        return sizes
+    fixed = {spec.shape[0] for spec in signature.inputs if spec.shape}
+    if sizes != [1] and fixed != set(sizes):
+        raise ConfigError(
+            "the model has no dynamic batch, so other batch sizes cannot be compiled", got=list(wanted),
+            expected="(1,), which compiles the model as it is", hint="export it with a dynamic first dimension",
+        )  # fmt: skip
+    return [ANY_BATCH]
+
+
+@dataclass(frozen=True)
+class _Built:
+    executable: Any
+    rows: list[KernelRow]
+    notes: tuple[str, ...]
+
+
+def _build(mod: Any, target: Target, dump_dir: Path | None) -> _Built:
+    """Lower and generate code; kernels whose scheduled form does not compile go back to naive loops, and say so."""
+    check_tools(target)
+    lowered = _lower(mod, target, dump_dir, {})
+    try:
+        return _Built(_generate(lowered.mod, target), lowered.rows, lowered.notes)
+    except Exception as first:
+        forbidden = _kernels_that_fail(lowered.mod, target)
+        if not forbidden:
+            raise UnsupportedError(f"code generation for {target.name} failed", got=_last_line(first)) from first
+    lowered = _lower(mod, target, dump_dir, forbidden)
+    try:
+        return _Built(_generate(lowered.mod, target), lowered.rows, lowered.notes)
+    except Exception as error:
+        raise UnsupportedError(
+            f"code generation for {target.name} failed, also without schedules for {', '.join(forbidden)}",
+            got=_last_line(error),
+        ) from error
+
+
+def _lower(mod: Any, target: Target, dump_dir: Path | None, forbidden: Mapping[str, str]) -> Lowered:
+    from lab.compile.pipeline import Dump, lower
+
+    try:
+        return lower(mod, target, Dump(dump_dir), forbidden)
+    except Exception as error:  # a pass of TVM meets a graph it cannot handle; TVM has no common error type
+        raise UnsupportedError(
+            f"lowering the model for {target.name} failed in TVM", got=_last_line(error),
+            hint="dump_dir shows the last phase that worked",
+        ) from error  # fmt: skip
+
+
+def _generate(mod: Any, target: Target) -> Any:
+    import tvm
+    from tvm import relax
+
+    tvm_target = target.to_tvm()
+    with tvm_target, tvm.transform.PassContext(opt_level=3):
+        return relax.build(mod, target=tvm_target, relax_pipeline=None)
+
+
+def _kernels_that_fail(mod: Any, target: Target) -> dict[str, str]:
+    """Kernel -> reason, for every kernel that does not compile by itself."""
+    import tvm
+    from tvm.tirx import PrimFunc
+
+    failing = {}
+    for var, func in mod.functions.items():
+        if not isinstance(func, PrimFunc):
+            continue
+        alone = tvm.IRModule({var.name_hint: func.with_attr("global_symbol", str(var.name_hint))})
+        try:
+            tvm.compile(alone, target=target.to_tvm())
+        except Exception as error:  # noqa: BLE001  any failure means the same: this kernel goes back to naive loops
+            failing[str(var.name_hint)] = f"scheduled form does not compile: {_last_line(error)}"
+    return failing
+
+
+def _last_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[-1] if lines else type(error).__name__)[:300]
+
+
+def check_tools(target: Target) -> None:
+    """Raises MissingToolError when linking or code generation for `target` needs a program this machine lacks."""
+    if target.linker is not None and shutil.which(target.linker) is None:
+        raise MissingToolError(
+            f"compiling for {target.name} needs the linker {target.linker}", got="not found on PATH",
+            hint=target.linker_hint,
+        )  # fmt: skip
+    if target.linker is None and not any(shutil.which(name) for name in HOST_LINKERS):
+        raise MissingToolError(
+            "linking a library needs a C compiler", got="none found on PATH", expected=" or ".join(HOST_LINKERS),
+            hint="apt-get install gcc g++",
+        )  # fmt: skip
+    if target.kind == "cuda":
+        from lab.compile.targets.cuda_tools import prepare
+
+        prepare(target.spec.cuda_arch)
+
+
+def write_library(compiled: Compiled, folder: Path) -> list[Entry]:
+    """Link one library per batch size into `folder` and return the manifest's entries; constants are inside.
+
+    Raises:
+        MissingToolError: the cross-linker is missing.
+    """
+    from tvm.support import cc
+
+    check_tools(compiled.target)
+    folder.mkdir(parents=True, exist_ok=True)
+    linker = compiled.target.linker
+    link = cc.cross_compiler(linker) if linker else None
+    entries = []
+    for size, executable in compiled.executables.items():
+        entry = Entry(library=f"model_b{size}.so", batch_size=size)
+        executable.export_library(str(folder / entry.library), **({"fcompile": link} if link else {}))
+        entries.append(entry)
+    return entries

@@ -1,0 +1,1 @@
+"""Models in: ONNX files checked, given static shapes, and imported into Relax."""

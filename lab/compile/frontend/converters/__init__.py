@@ -1,0 +1,50 @@
+"""Converters of ONNX operators that TVM's importer lacks, or turns into something the passes cannot read.
+
+Adding one: a file here with `convert(builder, inputs, attributes, params, opset)`, one line in the table, one test.
+Returning None leaves the node to TVM's own converter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from lab.core.tables import LazyTable
+
+CONVERTERS = LazyTable("ONNX converter", {"Clip": "lab.compile.frontend.converters.clip:convert"})
+
+
+@contextmanager
+def installed() -> Iterator[None]:
+    """Inside, TVM's importer asks these converters first."""
+    from tvm.relax.frontend.onnx import onnx_frontend
+
+    original = onnx_frontend._get_convert_map
+    onnx_frontend._get_convert_map = lambda: extended(original())
+    try:
+        yield
+    finally:
+        onnx_frontend._get_convert_map = original
+
+
+def extended(table: dict[str, Any]) -> dict[str, Any]:
+    """TVM's table with ours in front."""
+    return table | {name: _wrapped(name, table.get(name)) for name in CONVERTERS}
+
+
+def _wrapped(name: str, original: Any) -> Any:
+    class Converter:
+        """Has the one method TVM's importer calls."""
+
+        @staticmethod
+        def get_converter(opset: int) -> Any:
+            def convert(builder: Any, inputs: Any, attributes: Any, params: Any) -> Any:
+                ours = CONVERTERS[name](builder, inputs, attributes, params, opset)
+                if ours is not None:
+                    return ours
+                return original.get_converter(opset)(builder, inputs, attributes, params)
+
+            return convert
+
+    return Converter

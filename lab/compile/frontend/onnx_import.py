@@ -1,0 +1,67 @@
+"""From an ONNX file to a Relax module with static shapes and constants inside."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import onnx
+import onnx.inliner
+
+from lab.compile.frontend.converters import installed
+from lab.compile.frontend.operators import check_operators
+from lab.compile.frontend.shapes import BATCH, with_shapes
+from lab.core.errors import ArtifactError, UnsupportedError
+from lab.core.signature import Signature
+
+if TYPE_CHECKING:
+    from tvm.ir import IRModule
+
+
+def load_model(path: Path) -> onnx.ModelProto:
+    """Read and check an ONNX file; functions defined in the file are inlined.
+
+    Raises:
+        ArtifactError: there is no such file, or it is not a valid ONNX model.
+        UnsupportedError: operators that cannot be compiled; each is listed.
+    """
+    try:
+        model = onnx.load(path)
+        onnx.checker.check_model(model)
+    except FileNotFoundError as error:
+        raise ArtifactError("the ONNX file is missing", got=path, hint="lab export RUN writes one") from error
+    except Exception as error:  # onnx raises protobuf's, its own and built-in types for broken files
+        raise ArtifactError(f"{path} is not a valid ONNX model", got=str(error).splitlines()[0][:300]) from error
+    if model.functions:
+        model = onnx.inliner.inline_local_functions(model)
+    check_operators(model)
+    return model
+
+
+def import_model(model: onnx.ModelProto, signature: Signature, batch_size: int) -> IRModule:
+    """The Relax module of `model` at one batch size: `main(inputs in signature order) -> output or tuple of outputs`.
+
+    Raises:
+        UnsupportedError: TVM's converter refuses a node (an attribute or a shape it does not handle).
+    """
+    shapes: Mapping[str, Sequence[int]] = {spec.name: spec.resolve({BATCH: batch_size}) for spec in signature.inputs}
+    from tvm.relax.frontend.onnx import from_onnx
+
+    printed = io.StringIO()
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(printed), installed():
+            warnings.simplefilter("ignore")  # the importer warns of every name it rewrites
+            mod = from_onnx(with_shapes(model, shapes))
+    except Exception as error:  # the importer raises whatever its hundred converters raise
+        lines = [line for line in str(error).strip().splitlines() if line.strip()]
+        where = printed.getvalue().split(", with inputs")[0].strip()
+        raise UnsupportedError(
+            "TVM's ONNX importer cannot convert the model",
+            got=f"{where}: {lines[-1] if lines else type(error).__name__}"[:400].removeprefix(": "),
+            hint="the operator is known, but not with these attributes or shapes; simplify the model at export",
+        ) from error
+    return mod

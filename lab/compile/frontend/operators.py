@@ -1,0 +1,55 @@
+"""Ask TVM's converter table, before anything is converted, whether it knows every operator of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import onnx
+
+from lab.compile.frontend.converters import CONVERTERS
+from lab.core.errors import UnsupportedError
+
+DOMAINS = ("", "ai.onnx", "com.microsoft")
+HANDLED_BY_IMPORTER = frozenset({"If", "Constant"})
+MAX_NAMES = 5
+
+
+def walk_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """Every node of a graph and of the graphs inside its nodes (If, Loop, Scan)."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for inner in ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs):
+                yield from walk_nodes(inner)
+
+
+def unsupported_operators(model: onnx.ModelProto) -> dict[str, list[str]]:
+    """Operator -> names of its nodes, for every operator TVM's importer cannot convert."""
+    from tvm.relax.frontend.onnx import onnx_frontend
+
+    known = {name for name, converter in onnx_frontend._get_convert_map().items() if converter is not None} | set(
+        CONVERTERS
+    )
+    found: dict[str, list[str]] = {}
+    for node in walk_nodes(model.graph):
+        plain = node.domain in DOMAINS and (node.op_type in known or node.op_type in HANDLED_BY_IMPORTER)
+        if not plain:
+            operator = f"{node.domain}.{node.op_type}" if node.domain not in ("", "ai.onnx") else node.op_type
+            found.setdefault(operator, []).append(node.name or node.output[0])
+    return found
+
+
+def check_operators(model: onnx.ModelProto) -> None:
+    """Raises UnsupportedError listing every unsupported operator with its count and node names."""
+    found = unsupported_operators(model)
+    if not found:
+        return
+    lines = [
+        f"{operator} x{len(names)} ({', '.join(names[:MAX_NAMES])}{', ...' if len(names) > MAX_NAMES else ''})"
+        for operator, names in sorted(found.items())
+    ]
+    raise UnsupportedError(
+        f"the model uses {len(found)} operator{'s' if len(found) > 1 else ''} that cannot be compiled",
+        got="\n            ".join(lines),
+        hint="export the model without them, or run it with ONNX Runtime",
+    )

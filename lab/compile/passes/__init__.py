@@ -1,0 +1,1 @@
+"""Passes over the ONNX graph and over the Relax module; `lab.compile.pipeline` lists them in order."""

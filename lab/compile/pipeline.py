@@ -1,0 +1,106 @@
+"""The order of everything between an ONNX graph and a TVM executable, in phases, on one screen.
+
+graph (ONNX) -> layout -> fuse -> schedule -> lower. After each phase the module can be written to a folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+import tvm
+from tvm import relax
+from tvm.ir import IRModule
+from tvm.relax.backend import DispatchSampling, DispatchSortScan
+from tvm.relax.backend.cpu_generic.pipeline import dataflow_lower_passes, finalize_passes
+from tvm.relax.backend.cuda.pipeline import finalize_passes as finalize_passes_cuda
+
+from lab.compile.passes.convert_layout import convert_layout
+from lab.compile.passes.fold_batch_norm import fold_batch_norm
+from lab.compile.passes.pack_weights import pack_weights
+from lab.compile.passes.schedule_kernels import schedule_kernels
+from lab.compile.passes.sink_transposes import sink_transposes
+from lab.compile.report import KernelRow
+from lab.compile.targets import Target
+
+GRAPH_PASSES = (fold_batch_norm,)
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A module ready for code generation, and one report row per kernel."""
+
+    mod: IRModule
+    rows: list[KernelRow]
+    notes: tuple[str, ...] = ()
+
+
+def simplify_graph(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Phase "graph": rewrites of the ONNX graph itself."""
+    for graph_pass in GRAPH_PASSES:
+        model = graph_pass(model)
+    return model
+
+
+def lower(mod: IRModule, target: Target, dump: Dump, forbidden: Mapping[str, str] | None = None) -> Lowered:
+    """All phases after the import; `forbidden` kernels keep their naive loops (kernel -> reason)."""
+    tvm_target = target.to_tvm()
+    with tvm_target, tvm.transform.PassContext(opt_level=3):
+        mod, note = layout(mod, target)
+        dump("layout", mod)
+        mod = tvm.transform.Sequential(fuse_passes())(mod)
+        dump("fuse", mod)
+        mod, rows, packings = schedule_kernels(mod, target, forbidden)
+        mod = pack_weights(mod, packings)
+        dump("schedule", mod)
+        mod = tvm.transform.Sequential(_lower(target, tvm_target))(mod)
+        dump("lower", mod)
+    return Lowered(mod, rows, (note,) if note else ())
+
+
+def layout(mod: IRModule, target: Target) -> tuple[IRModule, str]:
+    """Phase "layout": the module in the target's layout, and a note when it had to keep another."""
+    t = relax.transform
+    mod = tvm.transform.Sequential([t.DecomposeOpsForInference(), t.CanonicalizeBindings()])(mod)
+    mod, note = convert_layout(mod, target.layout)
+    mod = sink_transposes(t.CanonicalizeBindings()(mod))
+    tidy = [t.Normalize(), t.CanonicalizeBindings(), t.FoldConstant(), t.DeadCodeElimination()]
+    return tvm.transform.Sequential(tidy)(mod), note
+
+
+def fuse_passes() -> list[Any]:
+    """Phase "fuse": operators become kernels, neighbours become one kernel."""
+    t = relax.transform
+    return [
+        DispatchSampling(),
+        DispatchSortScan(),
+        t.LegalizeOps(),
+        t.AnnotateTIROpPattern(),
+        t.FoldConstant(),
+        t.FuseOps(),
+        t.FuseTIR(),
+        t.DeadCodeElimination(),
+    ]
+
+
+def _lower(target: Target, tvm_target: Any) -> list[Any]:
+    finalize = finalize_passes_cuda if target.spec.kind == "cuda" else finalize_passes
+    return [*dataflow_lower_passes(tvm_target), *finalize(tvm_target)]
+
+
+class Dump:
+    """Writes the module after each phase as numbered files; does nothing without a folder."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+        self.num_phases = 0
+
+    def __call__(self, phase: str, mod: IRModule) -> None:
+        if self.folder is None:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / f"{self.num_phases}_{phase}.py").write_text(mod.script(show_meta=False), encoding="utf-8")
+        self.num_phases += 1

@@ -1,0 +1,29 @@
+"""Schedules by rule, without tuning: each file one rule; the tables below give the order in which they are tried.
+
+Adding a schedule: one file with `schedule(kernel, machine)`, one line here, one same-output test.
+"""
+
+from lab.core.tables import LazyTable
+
+CPU_RULES = LazyTable(
+    "CPU schedule",
+    {
+        "conv2d_direct": "lab.compile.schedules.conv2d:schedule",
+        "matmul": "lab.compile.schedules.matmul:schedule",
+        "window": "lab.compile.schedules.window:schedule",
+        "elementwise": "lab.compile.schedules.elementwise:schedule",
+        "generic": "lab.compile.schedules.generic:schedule",
+    },
+)
+GPU_RULES = LazyTable(
+    "GPU schedule",
+    {
+        "dlight.matmul": "lab.compile.schedules.dlight:matmul",
+        "dlight.gemv": "lab.compile.schedules.dlight:gemv",
+        "dlight.reduction": "lab.compile.schedules.dlight:reduction",
+        "dlight.general_reduction": "lab.compile.schedules.dlight:general_reduction",
+        "dlight.fallback": "lab.compile.schedules.dlight:fallback",
+    },
+)
+NAIVE = "naive"
+LIBRARY = "library"

@@ -1,0 +1,45 @@
+"""TVM's own GPU schedules (dlight), each as a rule, so that the report says which one a kernel got."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm.s_tir import Schedule
+from tvm.s_tir import dlight as dl
+from tvm.target import Target
+
+from lab.compile.schedules.kernel import DoesNotFit, Kernel, Scheduled
+from lab.compile.targets.machine import Machine
+
+
+def _apply(rule: Any, kernel: Kernel) -> Scheduled:
+    space = rule.apply(kernel.func, Target.current(allow_none=False), False)
+    if space is None:
+        raise DoesNotFit("dlight declines")
+    sch = space if isinstance(space, Schedule) else space[0]
+    return Scheduled(sch.mod["main"])
+
+
+def matmul(kernel: Kernel, machine: Machine) -> Scheduled:
+    """Raises DoesNotFit unless the kernel is shaped like a matrix product (convolutions are, after im2col indexing)."""
+    return _apply(dl.gpu.Matmul(), kernel)
+
+
+def gemv(kernel: Kernel, machine: Machine) -> Scheduled:
+    """Raises DoesNotFit unless the kernel is a matrix-vector product."""
+    return _apply(dl.gpu.GEMV(), kernel)
+
+
+def reduction(kernel: Kernel, machine: Machine) -> Scheduled:
+    """Raises DoesNotFit unless the kernel is one reduction with an elementwise epilogue."""
+    return _apply(dl.gpu.Reduction(), kernel)
+
+
+def general_reduction(kernel: Kernel, machine: Machine) -> Scheduled:
+    """Raises DoesNotFit unless the kernel is a chain of reductions over trailing axes (softmax, normalisation)."""
+    return _apply(dl.gpu.GeneralReduction(), kernel)
+
+
+def fallback(kernel: Kernel, machine: Machine) -> Scheduled:
+    """One thread per output: right everywhere, fast only where memory is the limit."""
+    return _apply(dl.gpu.Fallback(), kernel)

@@ -1,0 +1,80 @@
+"""Matrix product (dense layers, batched products): the register tile over [rows, columns], right-hand side packed.
+
+Shapes: M rows, N columns, C reduction; leading dimensions are batches.
+"""
+
+from __future__ import annotations
+
+from tvm.s_tir import Schedule
+
+from lab.compile.schedules.kernel import (
+    Block,
+    DoesNotFit,
+    Kernel,
+    Packing,
+    Scheduled,
+    blocks_of,
+    constant_argument,
+    extent,
+)
+from lab.compile.schedules.tiling import (
+    UNROLL,
+    Tile,
+    accumulate_in_registers,
+    choose_tile,
+    parallel_outer,
+    split,
+)
+from lab.compile.targets.machine import Machine
+
+
+def schedule(kernel: Kernel, machine: Machine) -> Scheduled:
+    """Schedule one `matmul` with whatever was fused behind it.
+
+    Raises:
+        DoesNotFit: there is no such product, it has no row axis, or something was fused ahead of it.
+    """
+    sch = Schedule(kernel.func)
+    blocks = blocks_of(sch)
+    at = next((i for i, block in enumerate(blocks) if block.name.startswith(("matmul", "T_matmul"))), None)
+    if at is None or blocks[at].kinds[-1] != 2 or blocks[at].kinds.count(2) != 1 or len(blocks[at].kinds) < 3:
+        raise DoesNotFit("not a matrix product")
+    for block in blocks[:at]:
+        sch.compute_inline(block.handle)
+    matmul, epilogue = blocks[at], blocks[at + 1 :]
+    *_, m, n, _ = sch.get_loops(matmul.handle)
+    tile = choose_tile(extent(sch, m), extent(sch, n), machine)
+    packings = _pack_weights(sch, matmul, kernel, tile)
+    _tile(sch, matmul, epilogue, tile, machine)
+    return Scheduled(sch.mod["main"], packings, note=f"tile {tile.num_rows}x{tile.num_columns}")
+
+
+def _pack_weights(sch: Schedule, matmul: Block, kernel: Kernel, tile: Tile) -> dict[int, Packing]:
+    """[C, N] -> [N/tile][C][tile], when the right-hand side is a constant matrix read in that order."""
+    region = sch.get(matmul.handle).reads[1]
+    weights, iterators = region.source, [var.var for var in sch.get(matmul.handle).iter_vars]
+    index = constant_argument(kernel, weights)
+    if index is None or len(weights.shape) != 2:
+        return {}
+    in_order = region.region[0].min.same_as(iterators[-1]) and region.region[1].min.same_as(iterators[-2])
+    if not in_order or int(weights.shape[1]) == tile.num_columns:
+        return {}
+    columns = tile.num_columns
+    sch.transform_layout(matmul.handle, ("read", 1), lambda c, n: (n // columns, c, n % columns))
+    return {index: Packing(axis=1, tile=columns)}
+
+
+def _tile(sch: Schedule, matmul: Block, epilogue: list[Block], tile: Tile, machine: Machine) -> None:
+    *batch, m, n, c = sch.get_loops(matmul.handle)
+    work = 1
+    for loop in (*batch, m, n, c):
+        work *= extent(sch, loop)
+    m_outer, m_inner = split(sch, m, tile.num_rows)
+    n_outer, n_inner = split(sch, n, tile.num_columns)
+    c_outer, c_inner = split(sch, c, UNROLL if extent(sch, c) % UNROLL == 0 else 1)
+    sch.reorder(*batch, n_outer, m_outer, c_outer, c_inner, m_inner, n_inner)
+    task = parallel_outer(sch, [*batch, n_outer, m_outer], work)
+    accumulate_in_registers(
+        sch, matmul, epilogue, machine, at=task, rows=m_inner, columns=n_inner, first_reduction=c_outer
+    )
+    sch.unroll(c_inner)

@@ -1,0 +1,149 @@
+"""The register-tiled inner kernel that convolution, matrix product and pooling share, and the rule for its size.
+
+A tile of `num_rows` output positions x `num_columns` channels stays in registers while the reduction runs: each step
+loads a row of weights once and broadcasts one input value per position (NeoCPU, USENIX ATC 2019, section 3.1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tvm.s_tir import Schedule
+
+from lab.compile.schedules.kernel import Block, DoesNotFit, divisors, extent, largest_divisor
+from lab.compile.targets.machine import Machine
+
+MAX_COLUMNS = 8  # vectors of one tile; more only lengthen the code
+ODD_VECTOR_COST = 4  # vectors that are no power of two live in memory, not in registers
+UNROLL = 4
+SERIAL_WORK = 32768  # operations; below it, waking the other threads costs more than they save
+L1_SHARE = 2  # half of a cache for what is kept, the other half for what streams by
+TASKS_PER_CORE = 2
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Output positions x channels held in registers; both divide the extents they tile."""
+
+    num_rows: int
+    num_columns: int
+
+
+def choose_tile(num_rows: int, num_columns: int, machine: Machine) -> Tile:
+    """The tile with the fewest loads per multiply-add that fits the registers.
+
+    Only divisors are considered, so that no bounds check reaches the inner loop.
+    """
+    best: tuple[float, int, int] | None = None
+    for columns in divisors(num_columns):
+        width = vector_width(columns, machine)
+        vectors = -(-columns // width)
+        if vectors > MAX_COLUMNS:
+            continue
+        for rows in divisors(num_rows):
+            if rows * vectors > machine.num_accumulators:
+                break
+            loads = (rows + vectors) / (rows * columns)
+            # A chain of dependent multiply-adds waits for itself: too few accumulators cost as much as loads do.
+            stalls = max(0.0, 8 / (rows * vectors) - 1) / machine.num_lanes
+            multiplies = vectors / columns if columns % width == 0 else ODD_VECTOR_COST / columns
+            best = min(best or (float("inf"), 0, 0), (loads + stalls + multiplies, rows, columns))
+    if best is None:
+        raise DoesNotFit("no tile fits the registers")
+    return Tile(best[1], best[2])
+
+
+def vector_width(columns: int, machine: Machine) -> int:
+    """Lanes per vector for a loop of `columns`: a power of two, since LLVM keeps no other vector in registers.
+
+    Where only scalars or pairs would divide it, the machine's full width: the loop then becomes one odd vector.
+    """
+    width = min(columns & -columns, machine.num_lanes)
+    return width if width * 4 >= machine.num_lanes and width > 1 else machine.num_lanes
+
+
+def split(sch: Schedule, loop: Any, inner: int) -> tuple[Any, Any]:
+    """Split a loop into (outer, inner) with `inner` iterations inside."""
+    outer, rest = sch.split(loop, [None, inner])
+    return outer, rest
+
+
+def vectorize_last(sch: Schedule, block: object, machine: Machine) -> None:
+    """Vectorise the innermost loop of a block over whole vectors where its extent allows it."""
+    inner = sch.get_loops(block)[-1]
+    num = extent(sch, inner)
+    lanes = machine.num_lanes if num % machine.num_lanes == 0 else largest_divisor(num, 4 * machine.num_lanes)
+    if lanes * 4 < machine.num_lanes or lanes == 1:
+        return  # a short prime extent: LLVM's own vectoriser does better with a plain loop
+    if lanes < num:
+        _, inner = split(sch, inner, lanes)
+    sch.vectorize(inner)
+
+
+def parallel_outer(sch: Schedule, loops: Sequence[Any], work: int) -> Any:
+    """Fuse `loops` into one parallel loop, unless the whole kernel is too small to be worth a second thread."""
+    fused = sch.fuse(*loops) if len(loops) > 1 else loops[0]
+    if work > SERIAL_WORK and extent(sch, fused) > 1:
+        sch.parallel(fused)
+    return fused
+
+
+def accumulate_in_registers(
+    sch: Schedule,
+    block: Block,
+    epilogue: Sequence[Block],
+    machine: Machine,
+    *,
+    at: Any,
+    rows: Any | None,
+    columns: Any,
+    first_reduction: Any,
+) -> None:
+    """Keep a block's results local at loop `at`, apply the epilogue there, and write memory once.
+
+    Raises:
+        DoesNotFit: the epilogue does not follow the block's own shape.
+    """
+    handle = block.handle
+    if epilogue:
+        for inner in epilogue[:-1]:
+            sch.compute_inline(inner.handle)
+        store = epilogue[-1].handle
+        sch.reverse_compute_at(store, at, preserve_unit_loops=True)
+        sch.set_scope(handle, 0, "local")
+    else:
+        store = sch.cache_write(handle, 0, "local")
+        sch.reverse_compute_at(store, at, preserve_unit_loops=True)
+    _unroll_and_vectorize(sch, rows, columns, machine)
+    init = sch.decompose_reduction(handle, first_reduction)
+    depth = _position(sch, handle, at) + 1
+    for block_written in (store, init):
+        inner = sch.get_loops(block_written)[depth:]
+        if inner:
+            _unroll_and_vectorize(sch, inner[-2] if rows is not None and len(inner) > 1 else None, inner[-1], machine)
+
+
+def _position(sch: Schedule, block: Any, loop: Any) -> int:
+    wanted = sch.get(loop)
+    return next(i for i, candidate in enumerate(sch.get_loops(block)) if sch.get(candidate).same_as(wanted))
+
+
+def _unroll_and_vectorize(sch: Schedule, rows: Any | None, columns: Any, machine: Machine) -> None:
+    num, width = extent(sch, columns), vector_width(extent(sch, columns), machine)
+    if rows is not None:
+        sch.unroll(rows)
+    if num > width and num % width == 0:
+        vectors, columns = split(sch, columns, width)
+        sch.unroll(vectors)
+    if num > 1:
+        sch.vectorize(columns)
+
+
+def rows_per_task(num_rows: int, num_others: int, limit: int, machine: Machine) -> int:
+    """Rows one task computes: as many as `limit` allows while every core still gets its tasks."""
+    wanted = machine.num_cores * TASKS_PER_CORE
+    fitting = [rows for rows in divisors(num_rows) if rows <= max(limit, 1)]
+    enough = [rows for rows in fitting if num_others * (num_rows // rows) >= wanted]
+    return max(enough) if enough else min(fitting)

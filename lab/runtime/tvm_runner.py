@@ -1,0 +1,146 @@
+"""Run a compiled bundle with numpy and the TVM runtime alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lab.artifacts.manifest import Entry, Manifest, TargetInfo
+from lab.core import host
+from lab.core.errors import ArtifactError, DataError, IncompatibleError, MissingToolError
+from lab.core.signature import Signature, TensorSpec
+from lab.runtime import batching, threads
+
+BATCH = "batch"
+DEVICE_CPU = "cpu"
+
+
+class TvmRunner:
+    """A bundle opened for inference. Not thread-safe: one per thread.
+
+    Raises on opening:
+        IntegrityError, IncompatibleError, MissingToolError: see `lab.runtime.open_bundle`.
+    """
+
+    name = "tvm"
+
+    def __init__(self, path: Path, *, num_threads: int | None = None, verify: bool = True) -> None:
+        self.manifest = Manifest.load(path, verify=verify)
+        target = self.manifest.target
+        if self.manifest.kind != "bundle" or target is None or not self.manifest.entries:
+            raise ArtifactError(f"{path} is not a compiled bundle", got=self.manifest.kind, expected="bundle")
+        check_cpu(target)
+        self.signature: Signature = self.manifest.signature
+        wanted = threads.configure(num_threads)
+        self._tvm = _import_runtime()
+        self.num_threads = threads.check_pool(wanted)
+        self._device = self._open_device(target)
+        self._machines = {entry.batch_size: self._load(path, entry) for entry in self.manifest.entries}
+        self._axes = {spec.name: spec.shape.index(BATCH) for spec in self.signature.inputs if BATCH in spec.shape}
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run any number of samples: split over the compiled batch sizes, padded where they do not divide it.
+
+        Raises:
+            DataError: inputs that do not fit the signature, or no samples.
+        """
+        dims = self.signature.check_inputs(inputs)
+        if not self._axes:
+            return self._named(self._call(next(iter(self._machines.values())), inputs))
+        num_samples = dims[BATCH]
+        if num_samples == 0:
+            raise DataError("no samples to run", got="a batch of 0", expected="at least 1")
+        chunks = batching.plan(num_samples, tuple(self._machines))
+        self._check_splittable(num_samples, chunks)
+        parts = [self._run_chunk(inputs, chunk) for chunk in chunks]
+        return self._named([_join([part[i] for part in parts], spec) for i, spec in enumerate(self.signature.outputs)])
+
+    def close(self) -> None:
+        """Release the libraries' machines; calling again does nothing."""
+        self._machines = {}
+
+    def _run_chunk(self, inputs: Mapping[str, np.ndarray], chunk: batching.Chunk) -> list[np.ndarray]:
+        outputs = self._call(self._machines[chunk.batch_size], batching.take(inputs, self._axes, chunk))
+        if chunk.num_samples == chunk.batch_size:
+            return outputs
+        return [
+            _trim(output, spec, chunk.num_samples) for output, spec in zip(outputs, self.signature.outputs, strict=True)
+        ]
+
+    def _call(self, machine: Any, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """One call of the compiled function: inputs in signature order, one tensor or a tuple of them back."""
+        arguments = [
+            self._tvm.tensor(np.ascontiguousarray(inputs[spec.name]), self._device) for spec in self.signature.inputs
+        ]
+        result = machine["main"](*arguments)
+        tensors = [result] if hasattr(result, "numpy") else list(result)
+        return [tensor.numpy() for tensor in tensors]
+
+    def _named(self, outputs: list[np.ndarray]) -> dict[str, np.ndarray]:
+        return {spec.name: output for spec, output in zip(self.signature.outputs, outputs, strict=True)}
+
+    def _check_splittable(self, num_samples: int, chunks: tuple[batching.Chunk, ...]) -> None:
+        whole = len(chunks) == 1 and chunks[0].batch_size == num_samples
+        without = [spec.name for spec in self.signature.outputs if BATCH not in spec.shape]
+        if without and not whole:
+            raise DataError(
+                f"output '{without[0]}' has no batch dimension, so samples cannot be split or padded",
+                got=f"{num_samples} samples", expected=f"one of {sorted(self._machines)}",
+            )  # fmt: skip
+
+    def _open_device(self, target: TargetInfo) -> Any:
+        if target.kind != "cuda":
+            return self._tvm.device(DEVICE_CPU, 0)
+        device = self._tvm.device("cuda", 0)
+        if not device.exist:
+            raise MissingToolError(
+                "the bundle needs a CUDA device", got="none found by the TVM runtime",
+                hint="run it where a GPU and its driver are, or compile for x86 or arm",
+            )  # fmt: skip
+        return device
+
+    def _load(self, path: Path, entry: Entry) -> Any:
+        from tvm.runtime.vm import VirtualMachine
+
+        module = self._tvm.load_module(str(path / entry.library))
+        devices = (
+            [self._device] if self._device.dlpack_device_type() == 1 else [self._device, self._tvm.device("cpu", 0)]
+        )
+        return VirtualMachine(module, devices)
+
+
+def check_cpu(target: TargetInfo) -> None:
+    """Raises IncompatibleError when this CPU cannot run code built for `target`."""
+    if target.arch != host.cpu_arch():
+        raise IncompatibleError(
+            f"the bundle was built for {target.arch} and this machine is {host.cpu_arch()}",
+            got=host.cpu_arch(), expected=target.arch, hint="compile the model for this machine's target",
+        )  # fmt: skip
+    missing = sorted(set(target.required_features) - host.cpu_features())
+    if missing:
+        raise IncompatibleError(
+            f"this CPU cannot run code built for {target.name} ({target.mcpu})",
+            got=f"{host.cpu_name()}, without {', '.join(missing)}", expected=", ".join(target.required_features),
+            hint="compile for an older CPU, e.g. --target x86:x86-64-v3, or on this machine with --target x86",
+        )  # fmt: skip
+
+
+def _import_runtime() -> Any:
+    try:
+        import tvm.runtime
+    except ImportError as error:
+        raise MissingToolError(
+            "running a bundle needs the TVM runtime", got=str(error), hint="pip install 'lab[runtime]'"
+        ) from error
+    return tvm.runtime
+
+
+def _trim(output: np.ndarray, spec: TensorSpec, num_samples: int) -> np.ndarray:
+    return output[(slice(None),) * spec.shape.index(BATCH) + (slice(num_samples),)]
+
+
+def _join(parts: list[np.ndarray], spec: TensorSpec) -> np.ndarray:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=spec.shape.index(BATCH))

@@ -1,0 +1,186 @@
+"""ONNX in: signatures, dynamic dimensions, and refusals that name every operator."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from lab.compile.frontend.converters import CONVERTERS
+from lab.compile.frontend.onnx_import import import_model, load_model
+from lab.compile.frontend.operators import check_operators, unsupported_operators
+from lab.compile.frontend.shapes import signature_of
+from lab.core.errors import ArtifactError, ConfigError, UnsupportedError
+from lab.core.signature import Signature, TensorSpec
+from tests.compile.graphs import Graph, residual_network
+
+
+def test_signature_names_the_batch_whatever_the_file_calls_it() -> None:
+    g = Graph(["N", 3, 7, 5])
+    model = g.model(g.op("Flatten", g.conv("x", 3, 11, (3, 3))), g.op("Relu", "x"))
+    names = [output.name for output in model.graph.output]
+    assert signature_of(model) == Signature(
+        (TensorSpec("x", "float32", ("batch", 3, 7, 5)),),
+        (TensorSpec(names[0], "float32", ("batch", 165)), TensorSpec(names[1], "float32", ("batch", 3, 7, 5))),
+    )
+
+
+def test_signature_of_a_static_model_is_static() -> None:
+    g = Graph([2, 3])
+    (output,) = signature_of(g.model(g.op("Relu", "x"))).outputs
+    assert output.shape == (2, 3)
+
+
+def test_initializers_listed_as_inputs_are_not_inputs() -> None:
+    g = Graph([2, 3])
+    weight = g.weights(3, 5)
+    g.inputs.append(helper.make_tensor_value_info(weight, TensorProto.FLOAT, [3, 5]))
+    assert [spec.name for spec in signature_of(g.model(g.op("MatMul", "x", weight))).inputs] == ["x"]
+
+
+def test_dynamic_dimensions_are_all_listed() -> None:
+    g = Graph(["batch", 3, "height", "width"])
+    with pytest.raises(UnsupportedError) as error:
+        signature_of(g.model(g.op("Relu", "x")))
+    assert "x[2] ('height'), x[3] ('width')" in str(error.value)
+    assert "input_shapes" in str(error.value)
+
+
+def test_input_shapes_fix_dynamic_dimensions() -> None:
+    g = Graph(["batch", 3, "height", "width"])
+    signature = signature_of(g.model(g.op("Relu", "x")), {"x": [-1, 3, 7, 5]})
+    assert signature.inputs[0].shape == signature.outputs[0].shape == ("batch", 3, 7, 5)
+    fixed = signature_of(g.model(g.op("Relu", "x")), {"x": [2, 3, 7, 5]})
+    assert fixed.inputs[0].shape == (2, 3, 7, 5)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "told"),
+    [({"y": [1]}, "no input 'y'"), ({"x": [1, 3]}, "wrong rank"), ({"x": [-1, 4, 7, 5]}, "fixed dimension 1")],
+)
+def test_wrong_input_shapes(shapes: dict[str, list[int]], told: str) -> None:
+    g = Graph(["batch", 3, "height", "width"])
+    with pytest.raises(ConfigError, match=told):
+        signature_of(g.model(g.op("Relu", "x")), shapes)
+
+
+def lstm(g: Graph, x: str) -> str:
+    return g.op("LSTM", x, g.weights(1, 20, 3), g.weights(1, 20, 5), hidden_size=5)
+
+
+def test_every_unsupported_operator_is_listed_with_its_nodes() -> None:
+    g = Graph([7, 2, 3])
+    model = g.model(
+        lstm(g, "x"), lstm(g, "x"), g.op("GRU", "x", g.weights(1, 15, 3), g.weights(1, 15, 5), hidden_size=5)
+    )
+    found = unsupported_operators(model)
+    assert {op: len(nodes) for op, nodes in found.items()} == {"LSTM": 2, "GRU": 1}
+    with pytest.raises(UnsupportedError) as error:
+        check_operators(model)
+    assert f"LSTM x2 ({', '.join(found['LSTM'])})" in str(error.value)
+    assert f"GRU x1 ({found['GRU'][0]})" in str(error.value)
+
+
+def test_operators_inside_subgraphs_and_foreign_domains_are_found() -> None:
+    branch = helper.make_graph(
+        [helper.make_node("Loop", ["a", "b"], ["c"], name="hidden", body=helper.make_graph([], "body", [], []))],
+        "branch", [], [helper.make_tensor_value_info("c", TensorProto.FLOAT, None)],
+    )  # fmt: skip
+    g = Graph([1])
+    g.nodes.append(helper.make_node("If", ["x"], ["y"], then_branch=branch, else_branch=branch))
+    g.nodes.append(helper.make_node("Relu", ["x"], ["z"], name="foreign", domain="org.example"))
+    graph = helper.make_graph(g.nodes, "graph", g.inputs, [])
+    assert unsupported_operators(helper.make_model(graph)) == {
+        "Loop": ["hidden", "hidden"],
+        "org.example.Relu": ["foreign"],
+    }
+
+
+def test_broken_and_missing_files(tmp_path: Path) -> None:
+    (tmp_path / "broken.onnx").write_bytes(b"not protobuf at all")
+    with pytest.raises(ArtifactError, match="not a valid ONNX model"):
+        load_model(tmp_path / "broken.onnx")
+    with pytest.raises(ArtifactError, match="missing"):
+        load_model(tmp_path / "absent.onnx")
+
+
+def test_a_node_the_converter_refuses_is_an_unsupported_error() -> None:
+    g = Graph([1, 3, 7, 5])
+    out = g.op("AveragePool", "x", kernel_shape=[2, 2])
+    model = g.model(out)
+    model.graph.node[0].attribute[0].CopyFrom(helper.make_attribute("kernel_shape", [2, 2, 2, 2]))
+    with pytest.raises(UnsupportedError, match="cannot convert"):
+        import_model(model, Signature((TensorSpec("x", "float32", (1, 3, 7, 5)),), ()), 1)
+
+
+@pytest.mark.parametrize("opset", [11, 13, 17, 21])
+def test_old_and_new_opsets(opset: int, tmp_path: Path, run_compiled, run_onnx) -> None:  # type: ignore[no-untyped-def]
+    from lab.compile.build import compile_onnx
+    from lab.compile.targets import resolve_target
+
+    g = Graph(["batch", 3, 7, 5])
+    path = g.save(tmp_path / "m.onnx", g.op("Softmax", g.op("Flatten", g.conv("x", 3, 5)), axis=1), opset=opset)
+    x = np.random.default_rng(opset).standard_normal((1, 3, 7, 5)).astype(np.float32)
+    compiled = compile_onnx(path, resolve_target("x86"))
+    np.testing.assert_allclose(run_compiled(compiled, x, size=1)[0], run_onnx(path, {"x": x})[0], atol=1e-6)
+
+
+def test_functions_in_the_file_are_inlined(tmp_path: Path) -> None:
+    path = residual_network(tmp_path / "m.onnx")
+    model = onnx.load(path)
+    opset = [helper.make_opsetid("", 18)]
+    model.functions.append(
+        helper.make_function("local", "Twice", ["a"], ["b"], [helper.make_node("Add", ["a", "a"], ["b"])], opset)
+    )
+    model.opset_import.append(helper.make_opsetid("local", 1))
+    last = model.graph.output[0].name
+    model.graph.node.append(helper.make_node("Twice", [last], ["twice"], domain="local"))
+    model.graph.output[0].name = "twice"
+    onnx.save(model, path)
+    assert "Twice" not in {node.op_type for node in load_model(path).graph.node}
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 6.0), (None, 1.5), (-0.5, None), (float("nan"), 1.0)])
+def test_clip_with_constant_bounds(  # type: ignore[no-untyped-def]
+    low: float | None, high: float | None, tmp_path: Path, run_compiled, run_onnx
+) -> None:
+    from lab.compile.build import compile_onnx
+    from lab.compile.targets import resolve_target
+
+    g = Graph([3, 5])
+    names = ["" if bound is None else g.constant(np.float32(bound)) for bound in (low, high)]
+    path = g.save(tmp_path / "m.onnx", g.op("Clip", "x", *names))
+    x = np.linspace(-9, 9, 15, dtype=np.float32).reshape(3, 5)
+    compiled = compile_onnx(path, resolve_target("x86"), progress=lambda message: None)
+    assert all("clip" in row.kernel for row in compiled.report.rows)
+    unbounded = low is None or np.isnan(low)
+    expected = x.clip(None if unbounded else low, high)
+    np.testing.assert_array_equal(run_compiled(compiled, x)[0], expected)
+
+
+def test_clip_as_an_attribute_of_old_opsets_and_with_computed_bounds(  # type: ignore[no-untyped-def]
+    tmp_path: Path, run_compiled, run_onnx
+) -> None:
+    from lab.compile.build import compile_onnx
+    from lab.compile.targets import resolve_target
+
+    x = np.linspace(-9, 9, 15, dtype=np.float32).reshape(3, 5)
+    old, new = Graph([3, 5]), Graph([3, 5])
+    computed = new.op("Clip", "x", new.op("ReduceMean", "x", keepdims=0), new.constant(np.float32(4)))
+    paths = [
+        old.save(tmp_path / "old.onnx", old.op("Clip", "x", min=-1.0, max=2.0), opset=9),
+        new.save(tmp_path / "new.onnx", computed),
+    ]
+    for path in paths:
+        compiled = compile_onnx(path, resolve_target("x86"), progress=lambda message: None)
+        np.testing.assert_allclose(run_compiled(compiled, x)[0], run_onnx(path, {"x": x})[0], atol=1e-6)
+
+
+def test_the_converter_table_is_the_folder(repo: Path) -> None:
+    folder = repo / "lab" / "compile" / "frontend" / "converters"
+    files = {p.stem for p in folder.glob("*.py")} - {"__init__"}
+    assert {entry.split(":")[0].rsplit(".", 1)[1] for entry in CONVERTERS.entries.values()} == files
+    assert all(callable(CONVERTERS[name]) for name in CONVERTERS)

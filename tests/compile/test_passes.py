@@ -1,0 +1,195 @@
+"""Each pass: the graph before and after, and the same output."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import tvm
+from hypothesis import given
+from hypothesis import strategies as st
+from tvm import relax
+
+from lab.compile.frontend.onnx_import import import_model
+from lab.compile.frontend.shapes import signature_of
+from lab.compile.passes.convert_layout import convert_layout
+from lab.compile.passes.fold_batch_norm import fold_batch_norm
+from lab.compile.passes.pack_weights import pack
+from lab.compile.passes.schedule_kernels import schedule_kernels
+from lab.compile.passes.sink_transposes import compose, sink_transposes
+from lab.compile.pipeline import Dump, fuse_passes, layout, lower
+from lab.compile.schedules.kernel import Packing
+from lab.compile.targets import resolve_target
+from tests.compile.graphs import Graph, residual_network
+
+
+def operators(model: onnx.ModelProto) -> list[str]:
+    return [node.op_type for node in model.graph.node]
+
+
+def evaluate(model: onnx.ModelProto, x: np.ndarray) -> np.ndarray:
+    return np.asarray(onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"x": x})[0])
+
+
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_fold_batch_norm(with_bias: bool) -> None:
+    g = Graph([2, 3, 7, 5])
+    x = g.conv("x", 3, 11) if with_bias else g.op("Conv", "x", g.weights(11, 3, 3, 3))
+    model = g.model(g.op("Relu", g.batch_norm(x, 11)))
+    image = g.rng.standard_normal((2, 3, 7, 5)).astype(np.float32)
+    before = evaluate(model, image)
+    assert operators(model) == ["Conv", "BatchNormalization", "Relu"]
+    assert operators(fold_batch_norm(model)) == ["Conv", "Relu"]
+    np.testing.assert_allclose(evaluate(model, image), before, atol=1e-6)
+
+
+def test_batch_norm_stays_where_the_convolution_feeds_something_else() -> None:
+    g = Graph([1, 3, 7, 5])
+    conv = g.conv("x", 3, 5)
+    model = g.model(g.op("Add", conv, g.batch_norm(conv, 5)))
+    assert operators(fold_batch_norm(model)) == ["Conv", "BatchNormalization", "Add"]
+
+
+def test_batch_norm_without_a_convolution_stays() -> None:
+    g = Graph([1, 3, 7, 5])
+    assert operators(fold_batch_norm(g.model(g.batch_norm("x", 3)))) == ["BatchNormalization"]
+
+
+@given(
+    shape=st.lists(st.integers(1, 5), min_size=1, max_size=4), axis=st.integers(0, 3), blocks=st.integers(1, 3),
+    tile=st.integers(1, 4),
+)  # fmt: skip
+def test_pack_puts_blocks_first_and_lanes_last(shape: list[int], axis: int, blocks: int, tile: int) -> None:
+    axis %= len(shape)
+    shape[axis] = blocks * tile
+    array = np.arange(int(np.prod(shape))).reshape(shape)
+    packed = pack(array, Packing(axis, tile))
+    others = shape[:axis] + shape[axis + 1 :]
+    assert packed.shape == (blocks, *others, tile)
+    index = tuple(size - 1 for size in others)
+    block, lane = blocks - 1, tile // 2
+    assert packed[(block, *index, lane)] == array[(*index[:axis], block * tile + lane, *index[axis:])]
+
+
+def imported(g: Graph, *outputs: str) -> tvm.IRModule:
+    model = g.model(*outputs)
+    return import_model(model, signature_of(model), 1)
+
+
+def test_convert_layout_transposes_only_at_the_edges() -> None:
+    g = Graph([1, 3, 7, 5])
+    x = g.op("Relu", g.conv("x", 3, 8, pads=[1, 1, 1, 1]))
+    mod = imported(g, g.op("Add", x, g.conv(x, 8, 8, (1, 1))))
+    converted, note = convert_layout(mod, "NHWC")
+    assert note == ""
+    layouts = [
+        line.split("data_layout=")[1].split(",")[0] for line in converted.script().splitlines() if "nn.conv2d" in line
+    ]
+    assert layouts == ['"NHWC"', '"NHWC"']
+    weights_folded = fused_module(mod)
+    calls = [line for line in weights_folded["main"].script().splitlines() if "call_tir" in line]
+    assert sum("transpose" in call for call in calls) == 2  # input and output, none between
+
+
+def test_nchw_targets_keep_their_layout() -> None:
+    g = Graph([1, 3, 7, 5])
+    mod = imported(g, g.conv("x", 3, 8))
+    assert convert_layout(mod, "NCHW")[0].same_as(mod)
+
+
+def test_a_graph_without_convolutions_is_left_alone() -> None:
+    g = Graph([1, 3])
+    mod = imported(g, g.op("Relu", "x"))
+    assert convert_layout(mod, "NHWC")[0].same_as(mod)
+
+
+def test_a_layout_that_cannot_be_changed_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(layouts: object) -> None:
+        raise RuntimeError("no way")
+
+    monkeypatch.setattr(relax.transform, "ConvertLayout", fail)
+    g = Graph([1, 3, 7, 5])
+    mod = imported(g, g.conv("x", 3, 8))
+    kept, note = convert_layout(mod, "NHWC")
+    assert kept.same_as(mod)
+    assert note.startswith("layout: kept NCHW")
+    assert note.endswith("no way")
+
+
+def test_transposes_sink_below_clip_and_cancel() -> None:
+    g = Graph([1, 8, 7, 5])
+    low, high = g.constant(np.float32(0)), g.constant(np.float32(6))
+    x = g.op("Clip", g.op("Transpose", "x", perm=[0, 2, 3, 1]), low, high)
+    mod = imported(g, g.op("Transpose", x, perm=[0, 3, 1, 2]))
+    assert mod["main"].script().count("permute_dims") == 2
+    sunk = relax.transform.DeadCodeElimination()(sink_transposes(mod))
+    assert sunk["main"].script().count("permute_dims") == 0
+    assert sunk["main"].script().count("R.clip") == 1
+
+
+def test_relu6_joins_its_convolution() -> None:
+    g = Graph([1, 3, 7, 5])
+    low, high = g.constant(np.float32(0)), g.constant(np.float32(6))
+    x = g.op("Clip", g.conv("x", 3, 16), low, high)
+    names = kernels(fused(g, g.conv(x, 16, 16, (1, 1))))
+    assert any("conv2d" in name and "clip" in name for name in names)
+    assert sum("transpose" in name for name in names) == 2
+
+
+@given(st.permutations(range(4)), st.permutations(range(4)))
+def test_compose_is_transposing_twice(first: list[int], second: list[int]) -> None:
+    array = np.empty((2, 3, 5, 7))
+    assert array.transpose(first).transpose(second).shape == array.transpose(compose(first, second)).shape
+
+
+def fused(g: Graph, *outputs: str) -> tvm.IRModule:
+    return fused_module(imported(g, *outputs))
+
+
+def fused_module(mod: tvm.IRModule) -> tvm.IRModule:
+    target = resolve_target("x86")
+    with target.to_tvm():
+        return tvm.transform.Sequential(fuse_passes())(layout(mod, target)[0])
+
+
+def kernels(mod: tvm.IRModule) -> list[str]:
+    return [str(var.name_hint) for var, func in mod.functions.items() if not isinstance(func, relax.Function)]
+
+
+def test_schedule_kernels_reports_every_kernel_and_packs_weights() -> None:
+    g = Graph([1, 16, 7, 5])
+    mod = fused(g, g.op("Relu", g.conv("x", 16, 256)))
+    scheduled, rows, packings = schedule_kernels(mod, resolve_target("x86"))
+    by_kind = {row.op_kind: row for row in rows}
+    conv = by_kind["conv2d"]
+    assert conv.schedule == "conv2d_direct"
+    assert conv.flops >= 2 * 5 * 3 * 256 * 16 * 9
+    ((position, packing),) = packings[conv.kernel].items()
+    assert (position, packing.axis) == (1, 3)
+    text = scheduled.script()
+    assert "T.parallel" in text
+    assert "T.vectorized" in text
+    assert {row.kernel for row in rows} == {
+        str(v.name_hint) for v, f in mod.functions.items() if not isinstance(f, relax.Function)
+    }
+
+
+def test_a_forbidden_kernel_stays_naive_and_says_why() -> None:
+    g = Graph([1, 16, 7, 5])
+    mod = fused(g, g.op("Relu", "x"))
+    (name,) = [str(v.name_hint) for v, f in mod.functions.items() if not isinstance(f, relax.Function)]
+    _, (row,), packings = schedule_kernels(mod, resolve_target("x86"), {name: "told so"})
+    assert (row.schedule, row.reason, packings) == ("naive", "told so", {})
+
+
+def test_dump_writes_every_phase(tmp_path: Path) -> None:
+    path = residual_network(tmp_path / "m.onnx")
+    model = onnx.load(path)
+    mod = import_model(model, signature_of(model), 1)
+    lower(mod, resolve_target("x86"), Dump(tmp_path / "ir"))
+    names = sorted(p.name for p in (tmp_path / "ir").iterdir())
+    assert names == ["0_layout.py", "1_fuse.py", "2_schedule.py", "3_lower.py"]
+    assert "conv2d" in (tmp_path / "ir" / "1_fuse.py").read_text()

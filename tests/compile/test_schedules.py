@@ -1,0 +1,196 @@
+"""Each schedule computes what the naive loops compute, on odd sizes too, and refuses what it does not fit."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tvm
+from tvm import te, topi
+from tvm.tirx import PrimFunc
+
+from lab.compile.schedules import CPU_RULES, GPU_RULES
+from lab.compile.schedules.kernel import DoesNotFit, Kernel, largest_divisor
+from lab.compile.schedules.tiling import choose_tile, rows_per_task
+from lab.compile.targets.machine import Machine
+from lab.compile.targets.x86 import AVX2, AVX512, SSE
+
+MACHINES = pytest.mark.parametrize("machine", [AVX512, AVX2, SSE], ids=["avx512", "avx2", "sse"])
+
+
+def placeholder(*shape: int, name: str) -> te.Tensor:
+    return te.placeholder(shape, name=name)
+
+
+def convolution(n: int, h: int, w: int, c: int, k: int, r: int, stride: int, pad: int, dilation: int = 1) -> PrimFunc:
+    x, weight, bias = placeholder(n, h, w, c, name="x"), placeholder(r, r, c, k, name="w"), placeholder(k, name="b")
+    return te.create_prim_func(
+        [x, weight, bias, topi.nn.relu(topi.nn.conv2d_nhwc(x, weight, stride, pad, dilation) + bias)]
+    )
+
+
+def depthwise(h: int, w: int, c: int, multiplier: int, groups: int) -> PrimFunc:
+    x, weight = placeholder(1, h, w, c, name="x"), placeholder(3, 3, c // groups, c * multiplier, name="w")
+    return te.create_prim_func([x, weight, topi.nn.relu(topi.nn.group_conv2d_nhwc(x, weight, 1, 1, 1, groups))])
+
+
+def product(m: int, n: int, c: int, batch: int = 0) -> PrimFunc:
+    lead = (batch,) if batch else ()
+    a, b, bias = placeholder(*lead, m, c, name="a"), placeholder(*lead, c, n, name="b"), placeholder(n, name="bias")
+    r = te.reduce_axis((0, c), name="r")
+
+    def cell(*index: tvm.tirx.Var) -> tvm.tirx.PrimExpr:
+        return te.sum(a[(*index[:-1], r)] * b[(*index[:-2], r, index[-1])], axis=r)
+
+    return te.create_prim_func([a, b, bias, topi.nn.relu(te.compute((*lead, m, n), cell, name="matmul") + bias)])
+
+
+def pooling(h: int, w: int, c: int, kind: str) -> PrimFunc:
+    x = placeholder(2, h, w, c, name="x")
+    return te.create_prim_func([x, topi.nn.pool2d(x, [3, 3], [2, 2], [1, 1], [1, 1, 1, 1], kind, layout="NHWC")])
+
+
+def mean(h: int, w: int, c: int) -> PrimFunc:
+    x = placeholder(2, h, w, c, name="x")
+    return te.create_prim_func([x, topi.sum(x, axis=[1, 2]) * 0.5])
+
+
+def pointwise(*shape: int) -> PrimFunc:
+    x, y = placeholder(*shape, name="x"), placeholder(*shape, name="y")
+    return te.create_prim_func([x, y, topi.nn.relu(topi.tanh(x) + y)])
+
+
+def rearranged(*shape: int) -> PrimFunc:
+    x, y = placeholder(*shape, name="x"), placeholder(shape[-1], name="y")
+    return te.create_prim_func([x, y, topi.transpose(topi.multiply(x, y))])
+
+
+def softmax(rows: int, columns: int) -> PrimFunc:
+    x = placeholder(rows, columns, name="x")
+    return te.create_prim_func([x, topi.nn.softmax(x)])
+
+
+CASES = {
+    "conv 3x3": ("conv2d_direct", convolution(1, 14, 14, 32, 64, 3, 1, 1)),
+    "conv stride 2": ("conv2d_direct", convolution(2, 13, 11, 16, 48, 3, 2, 1)),
+    "conv 1x1": ("conv2d_direct", convolution(1, 7, 7, 24, 96, 1, 1, 0)),
+    "conv 1x1 stride 2": ("conv2d_direct", convolution(1, 8, 8, 16, 32, 1, 2, 0)),
+    "conv stem": ("conv2d_direct", convolution(1, 17, 19, 3, 32, 7, 2, 3)),
+    "conv one channel": ("conv2d_direct", convolution(3, 12, 12, 1, 16, 3, 1, 1)),
+    "conv dilated": ("conv2d_direct", convolution(1, 11, 13, 16, 16, 3, 1, 2, 2)),
+    "conv primes": ("conv2d_direct", convolution(1, 11, 23, 7, 37, 3, 1, 1)),
+    "conv one output channel": ("conv2d_direct", convolution(1, 9, 7, 16, 1, 3, 1, 1)),
+    "conv no padding": ("conv2d_direct", convolution(1, 9, 7, 16, 16, 3, 1, 0)),
+    "dense one row": ("matmul", product(1, 1000, 64)),
+    "dense rows": ("matmul", product(12, 40, 20)),
+    "dense primes": ("matmul", product(5, 17, 13)),
+    "batched product": ("matmul", product(6, 32, 8, batch=3)),
+    "dense one column": ("matmul", product(3, 1, 11)),
+    "depthwise": ("window", depthwise(9, 14, 32, 1, 32)),
+    "depthwise multiplier": ("window", depthwise(9, 7, 16, 2, 16)),
+    "grouped": ("window", depthwise(9, 7, 32, 1, 4)),
+    "max pool": ("window", pooling(13, 11, 32, "max")),
+    "average pool": ("window", pooling(12, 9, 48, "avg")),
+    "global sum": ("window", mean(7, 5, 64)),
+    "pointwise": ("elementwise", pointwise(3, 5, 32)),
+    "pointwise primes": ("elementwise", pointwise(3, 5, 7)),
+    "transpose": ("elementwise", rearranged(5, 7, 32)),
+    "softmax": ("generic", softmax(5, 37)),
+    "softmax one row": ("generic", softmax(1, 1000)),
+    "few channels pool": ("generic", pooling(13, 11, 3, "max")),
+    "generic convolution": ("generic", convolution(1, 6, 7, 5, 16, 3, 1, 1)),
+    "generic product": ("generic", product(5, 16, 7)),
+}
+
+
+def shapes(func: PrimFunc) -> list[tuple[int, ...]]:
+    return [tuple(int(dim) for dim in param.shape) for param in func.params]
+
+
+def arrays(case: str) -> list[np.ndarray]:
+    rng = np.random.default_rng(7)
+    return [rng.standard_normal(shape).astype(np.float32) for shape in shapes(CASES[case][1])]
+
+
+@cache
+def expected(case: str) -> np.ndarray:
+    return compute(CASES[case][1], arrays(case))
+
+
+def compute(func: PrimFunc, values: list[np.ndarray]) -> np.ndarray:
+    built = tvm.compile(
+        tvm.IRModule({"main": func.with_attr("global_symbol", "main")}), target=tvm.target.Target("llvm")
+    )
+    tensors = [tvm.runtime.tensor(value) for value in values]
+    built["main"](*tensors)
+    return np.asarray(tensors[-1].numpy())
+
+
+@MACHINES
+@pytest.mark.parametrize("case", CASES)
+def test_same_output_as_naive_loops(case: str, machine: Machine) -> None:
+    rule, func = CASES[case]
+    scheduled = CPU_RULES[rule](Kernel(case, func), machine)
+    *inputs, output = arrays(case)
+    actual = compute(scheduled.func, [*inputs, np.full_like(output, np.nan)])
+    np.testing.assert_allclose(actual, expected(case), rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("case", ["conv 3x3", "dense one row", "max pool", "pointwise", "generic product"])
+def test_inner_loops_are_vectors(case: str) -> None:
+    rule, func = CASES[case]
+    text = CPU_RULES[rule](Kernel(case, func), AVX512).func.script()
+    assert "T.vectorized(" in text
+
+
+@pytest.mark.parametrize(
+    ("rule", "case"),
+    [
+        ("conv2d_direct", "dense rows"),
+        ("matmul", "max pool"),
+        ("window", "softmax"),
+        ("window", "few channels pool"),
+        ("elementwise", "global sum"),
+    ],
+)
+def test_rules_refuse_what_they_do_not_fit(rule: str, case: str) -> None:
+    with pytest.raises(DoesNotFit):
+        CPU_RULES[rule](Kernel(case, CASES[case][1]), AVX512)
+
+
+def test_every_rule_has_a_case_and_every_file_a_rule(repo: Path) -> None:
+    assert {rule for rule, _ in CASES.values()} == set(CPU_RULES)
+    helpers = {"__init__", "kernel", "tiling"}
+    files = {p.stem for p in (repo / "lab" / "compile" / "schedules").glob("*.py")} - helpers
+    tabled = {
+        entry.split(":")[0].rsplit(".", 1)[1] for table in (CPU_RULES, GPU_RULES) for entry in table.entries.values()
+    }
+    assert tabled == files
+    assert all(callable(table[name]) for table in (CPU_RULES, GPU_RULES) for name in table)
+
+
+def test_tiles_divide_and_fit_the_registers() -> None:
+    for rows in (1, 7, 14, 23, 28, 56, 112):
+        for columns in (1, 10, 16, 37, 64, 512, 1000):
+            tile = choose_tile(rows, columns, AVX512)
+            assert rows % tile.num_rows == columns % tile.num_columns == 0
+            assert tile.num_rows * -(-tile.num_columns // 16) <= AVX512.num_accumulators
+
+
+def test_tile_of_resnet_layers_uses_the_registers() -> None:
+    tile = choose_tile(56, 64, AVX512)
+    assert tile.num_rows * tile.num_columns // 16 == 28
+    assert choose_tile(28, 16, AVX512).num_columns == 16
+
+
+def test_every_core_gets_tasks() -> None:
+    machine = Machine(num_lanes=16, num_registers=32, num_cores=4)
+    assert rows_per_task(56, 1, 56, machine) == 7
+    assert rows_per_task(56, 100, 14, machine) == 14
+    assert rows_per_task(7, 1, 7, machine) == 1
+
+
+def test_largest_divisor() -> None:
+    assert [largest_divisor(12, limit) for limit in (0, 1, 5, 12, 99)] == [1, 1, 4, 12, 12]
