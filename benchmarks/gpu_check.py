@@ -1,0 +1,268 @@
+"""One command on a GPU machine: does training, the CUDA bundles and their speed hold? Writes one JSON result.
+
+    make gpu-check                                    # on the GPU machine
+    python benchmarks/gpu_check.py --prepare DIR      # before, on a machine with TVM's compiler: bundles to take along
+    make gpu-check ARGS="--bundles DIR"
+
+The GPU machine needs torch, torchvision, lightning, torchmetrics, onnxruntime and this repository. MLflow and TVM's
+compiler may be missing; TVM's runtime is taken from DIR where it is not installed. A part that cannot run is recorded
+as "not run" with its reason, and the exit code is 1 when any part failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import statistics
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+REPO = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPO))
+
+import numpy as np  # noqa: E402
+
+from lab.artifacts.files import write_json  # noqa: E402
+from lab.artifacts.manifest import Manifest, now  # noqa: E402
+from lab.core.compare import difference  # noqa: E402
+from lab.core.errors import LabError, MissingToolError  # noqa: E402
+from lab.core.host import cpu_name, versions  # noqa: E402
+from lab.core.timing import interleaved  # noqa: E402
+
+SMALL_CONFIGS = {"classification": REPO / "configs/classification/fashion_mnist_resnet18.yaml"}
+QUICK = ["train.epochs=2", "tracking.enabled=false", "name=gpu-check"]
+RUNTIME_PACKAGES = ("tvm", "tvm_ffi")
+COMPILER_ONLY = ("libtvm_compiler", "include", "src", "share")
+LOGIT_TOLERANCE = 5e-3  # TF32 convolutions of the reference engine differ by about 1e-3
+
+
+class NotRunError(Exception):
+    """A part that cannot run on this machine, with its reason."""
+
+
+def train(device: str, scratch: Path) -> dict[str, Any]:
+    """Each task's small configuration for two epochs on the device, through the same code as `lab train`."""
+    from lab.pipelines.context import load_config
+    from lab.pipelines.train import start
+
+    results: dict[str, Any] = {}
+    for task, path in SMALL_CONFIGS.items():
+        overrides = [*QUICK, f"train.device={device}", f"runs_dir={scratch / 'runs'}"]
+        overrides += ["train.limit_train_batches=4"] if device == "cpu" else []
+        report = start(load_config(path, overrides))
+        results[task] = {
+            "metrics": report.metrics,
+            "images_per_s": report.images_per_s,
+            "durations_s": report.durations_s,
+        }
+    return results
+
+
+def training_speed(device: str, scratch: Path) -> dict[str, Any]:
+    """ResNet-50, 224 pixels, synthetic batch, bf16, channels_last: torch.compile against a plain torchvision loop."""
+    import torch
+    import torchvision
+    from torch import nn
+
+    batch, size = (256, 224) if device == "gpu" else (4, 64)
+    name = "cuda" if device == "gpu" else "cpu"
+    x_NCHW = torch.randn(batch, 3, size, size, device=name).to(memory_format=torch.channels_last)
+    y_N = torch.randint(0, 1000, (batch,), device=name)
+
+    def loop(compiled: bool) -> Callable[[], None]:
+        torch.manual_seed(0)
+        net = torchvision.models.resnet50(weights=None).to(name).to(memory_format=torch.channels_last)
+        step_net = torch.compile(net) if compiled else net
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+        loss_of = nn.CrossEntropyLoss()
+
+        def step() -> None:
+            with torch.autocast(name, torch.bfloat16):
+                loss = loss_of(step_net(x_NCHW), y_N)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            if name == "cuda":
+                torch.cuda.synchronize()
+
+        return step
+
+    timed = interleaved({"plain": loop(False), "torch.compile": loop(True)}, rounds=5, calls_per_round=5)
+    return {key: {"images_per_s": batch * 1e3 / value.p50_ms, "batch": batch} for key, value in timed.items()}
+
+
+def lab_against_plain(device: str, scratch: Path) -> dict[str, Any]:
+    """The lab's whole training loop against a plain PyTorch loop on the same task (benchmarks/train_throughput.py)."""
+    sys.path.insert(0, str(REPO / "benchmarks"))
+    import train_throughput
+
+    result: dict[str, Any] = train_throughput.measure(SMALL_CONFIGS["classification"], device=device)
+    return result
+
+
+def bundles(device: str, scratch: Path, folder: Path | None) -> dict[str, Any]:
+    """Every CUDA bundle below `folder`: equal to ONNX Runtime, and timed against torch eager and torch.compile."""
+    found = sorted(p.parent for p in folder.rglob("manifest.json")) if folder else []
+    chosen = [p for p in found if (m := Manifest.load(p)).kind == "bundle" and m.target and m.target.kind == "cuda"]
+    if not chosen:
+        raise NotRunError("no CUDA bundle was given: make one with --prepare on a machine with TVM's compiler")
+    if device != "gpu":
+        raise NotRunError("CUDA bundles need a GPU")
+    provide_runtime(folder)
+    return {path.name: check_bundle(path) for path in chosen}
+
+
+def provide_runtime(folder: Path | None) -> None:
+    """Use the TVM runtime that was taken along where none is installed."""
+    try:
+        import tvm_ffi  # noqa: F401
+    except ImportError:
+        packed = folder / "python" if folder else None
+        if packed is None or not packed.is_dir():
+            raise NotRunError("TVM's runtime is not installed and none was taken along") from None
+        sys.path.insert(0, str(packed))
+
+
+def check_bundle(path: Path) -> dict[str, Any]:
+    from lab.runtime import open_bundle
+    from lab.runtime.onnx_runner import OnnxRunner
+
+    manifest = Manifest.load(path)
+    feed = manifest.signature.example_inputs({"batch": manifest.entries[0].batch_size})
+    runner = open_bundle(path)
+    reference = OnnxRunner(path / "model.onnx", num_threads=8, signature=manifest.signature)
+    expected, actual = reference.run(feed), runner.run(feed)
+    worst = max(difference(array, actual[name]).max_abs for name, array in expected.items())
+    timed = interleaved({"tvm": lambda: runner.run(feed), "onnxruntime_cpu": lambda: reference.run(feed)}, rounds=10)
+    if not worst <= LOGIT_TOLERANCE:
+        raise LabError(f"{path.name} differs from ONNX Runtime", got=worst, expected=f"<= {LOGIT_TOLERANCE}")
+    return {"max_abs_error": worst, "batch": manifest.entries[0].batch_size} | {k: v.__dict__ for k, v in timed.items()}
+
+
+def inference_speed(device: str, scratch: Path) -> dict[str, Any]:
+    """ResNet-18 at 224 pixels, batch 1 and 64: torch eager and torch.compile, host to host as the bundles are timed."""
+    import torch
+    import torchvision
+
+    name = "cuda" if device == "gpu" else "cpu"
+    net = torchvision.models.resnet18(weights=None).eval().to(name).to(memory_format=torch.channels_last)
+    compiled = torch.compile(net)
+
+    def runner(module: Any, x_NCHW: np.ndarray) -> Callable[[], Any]:
+        def run() -> Any:
+            with torch.inference_mode():
+                return module(torch.from_numpy(x_NCHW).to(name)).cpu().numpy()
+
+        return run
+
+    results: dict[str, Any] = {}
+    for batch in (1, 64) if device == "gpu" else (1,):
+        x_NCHW = np.random.default_rng(0).standard_normal((batch, 3, 224, 224)).astype("float32")
+        timed = interleaved({"eager": runner(net, x_NCHW), "compile": runner(compiled, x_NCHW)}, rounds=10)
+        results[f"batch {batch}"] = {key: value.__dict__ for key, value in timed.items()}
+    return results
+
+
+def prepare(folder: Path) -> None:
+    """Compile every run's ONNX model for sm_90 and pack TVM's runtime, for a GPU machine without the compiler."""
+    import importlib.util
+
+    from lab.artifacts.rundir import list_runs
+    from lab.pipelines.compile import CompileOptions, compile_file
+
+    runs = [run for run in list_runs(REPO / "runs") if run.onnx.exists()]
+    if not runs:
+        raise MissingToolError("no exported run to take along", hint="make train && make export")
+    for run in runs[-3:]:
+        target = folder / f"{run.name}-sm_90"
+        compile_file(run.onnx, "cuda:sm_90", target, CompileOptions())
+        shutil.copy(run.onnx, target / "model.onnx")
+    for package in RUNTIME_PACKAGES:
+        spec = importlib.util.find_spec(package)
+        assert spec is not None
+        assert spec.submodule_search_locations is not None
+        source = Path(next(iter(spec.submodule_search_locations)))
+        shutil.copytree(source, folder / "python" / package, dirs_exist_ok=True, ignore=_skip_compiler)
+
+
+def _skip_compiler(folder: str, names: list[str]) -> set[str]:
+    return {name for name in names if name.startswith(COMPILER_ONLY) or name == "__pycache__"}
+
+
+def gpu() -> str:
+    try:
+        import torch
+    except ImportError:
+        raise MissingToolError("torch is not installed", hint="make setup") from None
+    if not torch.cuda.is_available():
+        return ""
+    return str(torch.cuda.get_device_name(0))
+
+
+def run_part(name: str, part: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    print(f"== {name}", flush=True)
+    start = time.perf_counter()
+    try:
+        outcome: dict[str, Any] = {"status": "passed", "result": part()}
+    except NotRunError as reason:
+        outcome = {"status": "not run", "reason": str(reason)}
+    except Exception as error:  # noqa: BLE001 -- one broken part must not cost the others' results
+        traceback.print_exc()
+        outcome = {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
+    outcome["seconds"] = round(time.perf_counter() - start, 1)
+    print(json.dumps(outcome, indent=2, default=str), flush=True)
+    return outcome
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bundles", type=Path, help="folder made by --prepare")
+    parser.add_argument("--prepare", type=Path, metavar="DIR", help="make that folder, then stop")
+    parser.add_argument("--cpu", action="store_true", help="try the script itself without a GPU; writes no result file")
+    parser.add_argument("--output", type=Path, default=REPO / "benchmarks" / "results")
+    options = parser.parse_args()
+    if options.prepare:
+        prepare(options.prepare)
+        return 0
+    name = gpu()
+    if not name and not options.cpu:
+        print("no CUDA device here: run this on a GPU machine (or --cpu to try the script itself)", file=sys.stderr)
+        return 9
+    device = "gpu" if name and not options.cpu else "cpu"
+    scratch = REPO / "build" / "gpu-check"
+    shutil.rmtree(scratch, ignore_errors=True)
+    parts: dict[str, Callable[[], dict[str, Any]]] = {
+        "train": lambda: train(device, scratch),
+        "lab against a plain loop": lambda: lab_against_plain(device, scratch),
+        "training speed": lambda: training_speed(device, scratch),
+        "bundles": lambda: bundles(device, scratch, options.bundles),
+        "inference speed": lambda: inference_speed(device, scratch),
+    }
+    outcomes = {part: run_part(part, call) for part, call in parts.items()}
+    result = {
+        "device": name or "cpu",
+        "host_cpu": cpu_name(),
+        "created": now(),
+        "versions": versions(),
+        "parts": outcomes,
+    }
+    if device == "gpu":
+        path = options.output / f"gpu-check-{name.replace(' ', '-').lower()}.json"
+        write_json(path, result)
+        print(f"written: {path}")
+    failed = [part for part, outcome in outcomes.items() if outcome["status"] == "failed"]
+    seconds = statistics.fsum(outcome["seconds"] for outcome in outcomes.values())
+    print(
+        f"{len(outcomes) - len(failed)} of {len(outcomes)} parts without failure, {seconds:.0f} s"
+        + (f"; failed: {failed}" if failed else "")
+    )
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,167 @@
+"""What every task promises, whatever it is. A new task adds one entry to CASES."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from lab.config.load import build, parse_source
+from lab.core.compare import difference
+from lab.pipelines.evaluate import score_runner
+from lab.runtime.eager_runner import EagerRunner
+from lab.tasks import CONFIGS, DEPLOY, LEARN
+from lab.train.weights import load_weights, save_weights
+from tests.tiny import tiny_config, write_tiny_idx
+
+
+def classification(folder: Path) -> dict[str, Any]:
+    write_tiny_idx(folder)
+    return tiny_config(folder)
+
+
+CASES: dict[str, Callable[[Path], dict[str, Any]]] = {"classification": classification}
+
+
+def test_every_task_has_a_case() -> None:
+    assert set(CASES) == set(CONFIGS)
+
+
+@pytest.fixture(params=sorted(CASES), scope="module")
+def task(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    raw = CASES[request.param](tmp_path_factory.mktemp(request.param))
+    config = build(parse_source(yaml.safe_dump(raw), "case"), CONFIGS[request.param])
+    return LEARN[request.param](config)
+
+
+def first_batch(task: Any, *, training: bool) -> Any:
+    loader = task.train_loader() if training else task.eval_loader("validation")
+    return task.on_device(next(iter(loader)), training=training, seed=7)
+
+
+def test_every_trainable_parameter_gets_a_gradient(task: Any) -> None:
+    model = task.build_model().train()
+    task.step(model, first_batch(task, training=True))["loss"].backward()
+    without = [name for name, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
+    assert without == []
+
+
+def test_initial_weights_depend_on_the_seed_only(task: Any) -> None:
+    first = task.build_model().state_dict()
+    torch.rand(3)
+    second = task.build_model().state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_loss_falls_on_one_batch(task: Any) -> None:
+    model = task.build_model().train()
+    batch = first_batch(task, training=True)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    losses = []
+    for _ in range(15):
+        optimizer.zero_grad()
+        loss = task.step(model, batch)["loss"]
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_evaluation_is_deterministic(task: Any) -> None:
+    model = task.build_model().eval()
+    with torch.inference_mode():
+        losses = [float(task.step(model, first_batch(task, training=False))["loss"]) for _ in range(2)]
+    assert losses[0] == losses[1]
+
+
+def test_the_same_epoch_gives_the_same_batches(task: Any) -> None:
+    def batches(epoch: int) -> list[Any]:
+        loader = task.train_loader()
+        loader.set_epoch(epoch)
+        return [batch["target"] for batch in loader]
+
+    assert all(torch.equal(a, b) for a, b in zip(batches(3), batches(3), strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(batches(3), batches(4), strict=True))
+
+
+def test_a_loader_resumed_in_the_middle_yields_the_rest(task: Any) -> None:
+    loader = task.train_loader()
+    loader.set_epoch(2)
+    whole = [batch["image"] for batch in loader]
+    loader.set_epoch(2)
+    stream = iter(loader)
+    next(stream)
+    state = loader.state_dict()
+    resumed = task.train_loader()
+    resumed.load_state_dict(state)
+    rest = [batch["image"] for batch in resumed]
+    assert len(resumed) == len(whole)
+    assert all(torch.equal(a, b) for a, b in zip(rest, whole[1:], strict=True))
+
+
+def test_saved_weights_load_exactly(task: Any, tmp_path: Path) -> None:
+    model = task.build_model()
+    save_weights(model, tmp_path / "m.safetensors")
+    other = task.build_model(pretrained=False)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.zero_()
+    load_weights(other, tmp_path / "m.safetensors")
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), other.state_dict().values(), strict=True))
+
+
+def test_perfect_predictions_score_the_maximum(task: Any) -> None:
+    targets = np.arange(6) % len(task.labels)
+    deploy = DEPLOY[task.config.task]
+    perfect = {task.signature.outputs[0].name: np.eye(len(task.labels), dtype="float32")[targets] * 9}
+    assert deploy.score(perfect, targets)[task.monitor] == 1.0
+    assert deploy.agreement(perfect, perfect) == 1.0
+
+
+def test_deployment_preprocessing_equals_the_training_loaders(task: Any) -> None:
+    """One drift here and a served model is worse than its evaluation said."""
+    batch = first_batch(task, training=False)
+    dataset, deploy = task.eval_dataset("validation"), DEPLOY[task.config.task]
+    images = [dataset[index].image for index in range(len(batch["image"]))]
+    served = deploy.preprocess(images, task.preprocessing)[task.signature.inputs[0].name]
+    assert difference(served, batch["image"].contiguous().numpy()).max_abs <= 1e-5
+
+
+def test_export_is_equal_at_two_batch_sizes(task: Any, tmp_path: Path) -> None:
+    from lab.export.onnx_export import export_onnx
+    from lab.runtime.onnx_runner import OnnxRunner
+
+    model = task.build_model().eval()
+    path = export_onnx(model, task.signature, tmp_path / "m.onnx", opset=18)
+    eager = EagerRunner(model, task.signature, num_threads=1)
+    exported = OnnxRunner(path, num_threads=1, signature=task.signature)
+    for batch in (1, 5):
+        feed = task.signature.example_inputs({"batch": batch}, seed=batch)
+        expected, actual = eager.run(feed), exported.run(feed)
+        assert {n: difference(expected[n], actual[n]).max_abs <= 1e-4 for n in expected} == dict.fromkeys(
+            expected, True
+        )
+
+
+def test_the_exported_file_carries_no_path_of_its_builder(task: Any, tmp_path: Path) -> None:
+    from lab.export.onnx_export import export_onnx
+
+    path = export_onnx(task.build_model().eval(), task.signature, tmp_path / "m.onnx", opset=18)
+    assert b"/lab/tasks/" not in path.read_bytes()
+
+
+def test_scoring_a_runner_agrees_with_the_metric_of_training(task: Any) -> None:
+    model = task.build_model().eval()
+    runner = EagerRunner(model, task.signature, num_threads=1)
+    scores, _ = score_runner(runner, task, DEPLOY[task.config.task], "validation", batch_size=7)
+    metrics = task.metrics()
+    with torch.inference_mode():
+        for raw in task.eval_loader("validation"):
+            batch = task.on_device(raw, training=False, seed=0)
+            task.update_metrics(metrics, task.step(model, batch), batch)
+    assert scores[task.monitor] == pytest.approx(float(metrics.compute()[task.monitor]), abs=1e-6)

@@ -1,0 +1,85 @@
+"""Learning-rate factors against PyTorch's own schedulers."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR, OneCycleLR
+
+from lab.config.run import ScheduleConfig
+from lab.train.schedules import learning_rate, learning_rate_factor
+
+
+def factors(steps_per_epoch: int, epochs: int, **config: Any) -> list[float]:
+    schedule = ScheduleConfig.model_validate(config)
+    return [learning_rate_factor(s, schedule, steps_per_epoch, epochs) for s in range(steps_per_epoch * epochs)]
+
+
+def rates(optimizer: torch.optim.Optimizer, scheduler: LRScheduler, count: int) -> list[float]:
+    found = []
+    with warnings.catch_warnings():  # the last call of step() goes past the end of a one-cycle schedule
+        warnings.simplefilter("ignore")
+        for index in range(count):
+            found.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            if index < count - 1:
+                scheduler.step()
+    return found
+
+
+def optimizer(rate: float) -> torch.optim.Optimizer:
+    return torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=rate)
+
+
+@pytest.mark.parametrize(("steps", "epochs"), [(7, 3), (1, 5), (13, 11), (3, 1)])
+@pytest.mark.parametrize(("peak_at", "start", "end"), [(0.3, 25.0, 1e4), (0.5, 10.0, 100.0), (0.05, 3.0, 7.0)])
+def test_one_cycle_is_that_of_pytorch(steps: int, epochs: int, peak_at: float, start: float, end: float) -> None:
+    total = steps * epochs
+    sgd = optimizer(0.4)
+    scheduler = OneCycleLR(
+        sgd, 0.4, total, pct_start=peak_at, div_factor=start, final_div_factor=end, cycle_momentum=False
+    )
+    config = ScheduleConfig(name="one_cycle", peak_at=peak_at, start_divisor=start, end_divisor=end)
+    ours = [learning_rate(step, 0.4, config, steps, epochs) for step in range(total)]
+    assert ours == rates(sgd, scheduler, total)  # bit-equal
+
+
+def test_cosine_without_warmup_is_that_of_pytorch() -> None:
+    sgd = optimizer(0.4)
+    expected = rates(sgd, CosineAnnealingLR(sgd, T_max=35, eta_min=0.4 * 0.1), 35)
+    assert [0.4 * f for f in factors(7, 5, name="cosine", min_factor=0.1)] == pytest.approx(expected, rel=1e-9)
+
+
+def test_step_is_that_of_pytorch() -> None:
+    sgd = optimizer(0.4)
+    expected = rates(sgd, MultiStepLR(sgd, milestones=[2 * 7, 3 * 7], gamma=0.3), 35)
+    assert [0.4 * f for f in factors(7, 5, name="step", steps=[2, 3], factor=0.3)] == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("name", ["constant", "cosine"])
+def test_warmup_rises_linearly_to_one(name: str) -> None:
+    found = factors(5, 4, name=name, warmup_epochs=1.4)
+    assert found[:7] == pytest.approx([(i + 1) / 7 for i in range(7)])
+    assert found[7] == pytest.approx(1.0)
+
+
+def test_cosine_after_warmup_falls_to_the_minimum() -> None:
+    found = factors(10, 10, name="cosine", warmup_epochs=2, min_factor=0.25)
+    assert found[60] == pytest.approx((1 + 0.25) / 2)
+    assert found[-1] == pytest.approx(0.25, abs=1e-3)
+
+
+@given(
+    name=st.sampled_from(["constant", "step", "cosine", "one_cycle"]),
+    steps=st.integers(1, 17),
+    epochs=st.integers(1, 13),
+    warmup=st.floats(0, 3),
+)
+def test_factors_stay_in_0_to_1(name: str, steps: int, epochs: int, warmup: float) -> None:
+    found = factors(steps, epochs, name=name, warmup_epochs=warmup, steps=[1, 4])
+    assert all(0.0 < f <= 1.0 + 1e-12 for f in found)
