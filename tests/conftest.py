@@ -6,6 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from lab.core.host import share_cores
+
+share_cores()  # before any test imports PyTorch
+
 REPO = Path(__file__).resolve().parents[1]
 
 

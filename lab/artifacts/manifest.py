@@ -129,7 +129,9 @@ class Manifest:
         """
         raw = read_json(folder / MANIFEST_NAME)
         if not isinstance(raw, dict):
-            raise ArtifactError(f"{folder / MANIFEST_NAME} is not a manifest", got=type(raw).__name__, expected="an object")
+            raise ArtifactError(
+                f"{folder / MANIFEST_NAME} is not a manifest", got=type(raw).__name__, expected="an object"
+            )
         manifest = cls.from_dict(raw)
         if verify:
             manifest.verify(folder)

@@ -114,11 +114,15 @@ def find_run(spec: str, root: Path, task: str | None = None) -> RunDir:
     if len(named) == 1:
         return named[0]
     if len(named) > 1:
-        raise ArtifactError(f"the run name '{spec}' fits {len(named)} runs", expected="one of " + ", ".join(str(r.path) for r in named))
+        raise ArtifactError(
+            f"the run name '{spec}' fits {len(named)} runs", expected="one of " + ", ".join(str(r.path) for r in named)
+        )
     names = [run.name for run in runs]
     close = nearest(spec, names)
     raise ArtifactError(
         f"no run '{spec}'" + (f" of task {task}" if task else ""),
-        expected=f"a run folder, 'latest', or one of: {', '.join(names[-10:])}" if names else f"runs below {root}, of which there are none",
+        expected=f"a run folder, 'latest', or one of: {', '.join(names[-10:])}"
+        if names
+        else f"runs below {root}, of which there are none",
         hint=f"did you mean '{close}'?" if close else "lab train CONFIG makes a run; lab runs lists them",
     )

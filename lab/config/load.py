@@ -58,7 +58,11 @@ def parse_source(text: str, name: str) -> Source:
         line = f":{mark.line + 1}" if mark else ""
         raise ConfigError(f"{name}{line} is not valid YAML", got=getattr(error, "problem", error)) from error
     if not isinstance(node, yaml.MappingNode):
-        raise ConfigError(f"{name} is not a configuration", got="empty file" if node is None else node.tag, expected="a mapping of keys")
+        raise ConfigError(
+            f"{name} is not a configuration",
+            got="empty file" if node is None else node.tag,
+            expected="a mapping of keys",
+        )
     lines: dict[KeyPath, str] = {(): name}
     _collect_lines(node, (), name, lines)
     data = yaml.safe_load(text)
@@ -109,7 +113,9 @@ def build(source: Source, model: type[Model]) -> Model:
     except ValidationError as error:
         problems = [_explain(item, source, model) for item in error.errors()]
         count = len(problems)
-        raise ConfigError(f"the configuration has {count} problem{'s' if count > 1 else ''}\n" + "\n".join(problems)) from None
+        raise ConfigError(
+            f"the configuration has {count} problem{'s' if count > 1 else ''}\n" + "\n".join(problems)
+        ) from None
 
 
 def _explain(item: Any, source: Source, model: type[BaseModel]) -> str:
@@ -123,7 +129,11 @@ def _explain(item: Any, source: Source, model: type[BaseModel]) -> str:
     if item["type"] == "missing":
         return f"  {where}: '{key}' is missing"
     message = str(item["msg"]).removeprefix("Value error, ")
-    return f"  {where}: '{key}' = {item['input']!r}: {message[:1].lower()}{message[1:]}" if path else f"  {where}: {message}"
+    return (
+        f"  {where}: '{key}' = {item['input']!r}: {message[:1].lower()}{message[1:]}"
+        if path
+        else f"  {where}: {message}"
+    )
 
 
 def _fields_at(model: type[BaseModel], path: KeyPath) -> list[str]:
@@ -132,7 +142,9 @@ def _fields_at(model: type[BaseModel], path: KeyPath) -> list[str]:
     for part in path:
         if isinstance(part, int):
             continue
-        found = [sub for m in found if part in m.model_fields for sub in _models_in(m.model_fields[part].annotation)] or found
+        found = [
+            sub for m in found if part in m.model_fields for sub in _models_in(m.model_fields[part].annotation)
+        ] or found
     return list(dict.fromkeys(name for m in found for name in m.model_fields))
 
 

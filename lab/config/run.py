@@ -1,6 +1,6 @@
 """The part of a run's configuration that every task shares; each task adds its data, model and loss sections.
 
-Row ids (IC-H..) refer to the hyperparameters of Amazon SageMaker's image classification, for people who come from there.
+Row ids (IC-H..) refer to the hyperparameters of Amazon SageMaker's image classification, for those who come from there.
 """
 
 from __future__ import annotations

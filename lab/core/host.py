@@ -23,7 +23,7 @@ def _cpuinfo() -> dict[str, str]:
 
 
 def cpu_arch() -> str:
-    """"x86_64", "aarch64", ... as the kernel names it."""
+    """ "x86_64", "aarch64", ... as the kernel names it."""
     return {"amd64": "x86_64", "arm64": "aarch64"}.get(platform.machine().lower(), platform.machine().lower())
 
 
@@ -42,6 +42,15 @@ def cpu_features() -> frozenset[str]:
 def num_cores() -> int:
     """Cores this process may use (affinity respected)."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def share_cores() -> None:
+    """Let waiting OpenMP threads give up their core soon; only works before PyTorch is imported.
+
+    GNU OpenMP spins 300,000 turns by default. On a machine with other work, a thread that spins keeps its core from the
+    thread it waits for: training beside one other busy process ran at 0.2 to 0.4 of the throughput it has this way.
+    """
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 
 def versions() -> dict[str, str]:

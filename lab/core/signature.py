@@ -75,7 +75,7 @@ class Signature:
     def example_inputs(self, dims: Mapping[str, int] | None = None, seed: int = 0) -> dict[str, np.ndarray]:
         """Random inputs that fit: standard normal for floats, small non-negative integers otherwise."""
         rng = np.random.default_rng(seed)
-        values = {name: 1 for name in self.symbols()} | dict(dims or {})
+        values = dict.fromkeys(self.symbols(), 1) | dict(dims or {})
         arrays: dict[str, np.ndarray] = {}
         for spec in self.inputs:
             shape = spec.resolve(values)

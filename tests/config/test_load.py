@@ -20,7 +20,9 @@ def problem(text: str) -> str:
 
 
 def test_unknown_key_names_line_and_nearest() -> None:
-    assert "a.yaml:3: unknown key 'train.epoch'; did you mean 'train.epochs'?" in problem("task: d\ntrain:\n  epoch: 3\n")
+    assert "a.yaml:3: unknown key 'train.epoch'; did you mean 'train.epochs'?" in problem(
+        "task: d\ntrain:\n  epoch: 3\n"
+    )
     assert "a.yaml:2: unknown key 'optimiser'; did you mean 'optimizer'?" in problem("task: d\noptimiser: {}\n")
 
 
@@ -29,7 +31,9 @@ def test_unknown_key_without_a_near_name_lists_what_is_known() -> None:
 
 
 def test_wrong_type_names_line_value_and_expectation() -> None:
-    assert "a.yaml:3: 'train.epochs' = 'three': input should be a valid integer" in problem("task: d\ntrain:\n  epochs: three\n")
+    assert "a.yaml:3: 'train.epochs' = 'three': input should be a valid integer" in problem(
+        "task: d\ntrain:\n  epochs: three\n"
+    )
 
 
 def test_all_problems_are_reported_at_once() -> None:

@@ -1,0 +1,107 @@
+"""`lab compile`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lab.cli.output import JsonFlag, RunsDir, emit, lines, quiet_if, table
+from lab.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from lab.pipelines.compile import CompileReport
+
+
+def command(
+    run: Annotated[str | None, typer.Argument(help="Run: folder, name or 'latest'.")] = None,
+    target: Annotated[
+        str, typer.Option("--target", "-t", help="x86, x86:MCPU, arm, arm:CORE, cuda, cuda:sm_NN.")
+    ] = "x86",
+    onnx: Annotated[Path | None, typer.Option("--onnx", help="Compile this ONNX file instead of a run.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Bundle folder, with --onnx.")] = None,
+    batch: Annotated[
+        list[int] | None, typer.Option("--batch", min=1, help="Batch size to compile for; repeatable.")
+    ] = None,
+    shape: Annotated[
+        list[str] | None, typer.Option("--shape", metavar="NAME=1,3,224,224", help="Fix a dynamic input's shape.")
+    ] = None,
+    samples: Annotated[int | None, typer.Option("--samples", min=1, help="Samples of the parity check.")] = None,
+    tolerance: Annotated[float | None, typer.Option("--tolerance", help="Largest absolute error that passes.")] = None,
+    dump_ir: Annotated[
+        Path | None, typer.Option("--dump-ir", help="Write the IR after each phase into this folder.")
+    ] = None,
+    kernels: Annotated[bool, typer.Option("--kernels", help="Print every kernel with its schedule.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Compile again although nothing changed.")] = False,
+    runs_dir: RunsDir = "runs",
+    as_json: JsonFlag = False,
+) -> None:
+    """Compile a run or any ONNX file with TVM into a bundle for one target, and compare it with ONNX Runtime."""
+    quiet_if(as_json)
+    from lab.pipelines.compile import CompileOptions, compile_file, compile_run
+    from lab.pipelines.context import OpenRun
+
+    options = CompileOptions(
+        batch_sizes=tuple(sorted(set(batch or [1]))),
+        input_shapes=_shapes(shape or []),
+        num_samples=samples,
+        tolerance=tolerance,
+        dump_dir=dump_ir,
+        force=force,
+    )
+    if onnx is not None:
+        if run is not None:
+            raise ConfigError("both a run and --onnx were given", expected="one of them")
+        report = compile_file(onnx, target, output, options)
+    else:
+        report = compile_run(OpenRun.find(run or "latest", Path(runs_dir)), target, options)
+    emit(report.to_dict(), as_json, lambda: _render(report, kernels))
+
+
+def _shapes(texts: list[str]) -> dict[str, list[int]]:
+    shapes: dict[str, list[int]] = {}
+    for text in texts:
+        name, separator, dims = text.rpartition("=")
+        try:
+            shapes[name] = [int(dim) for dim in dims.replace("x", ",").split(",")]
+        except ValueError:
+            separator = ""
+        if not separator or not name:
+            raise ConfigError(f"--shape {text} is malformed", expected="NAME=1,3,224,224")
+    return shapes
+
+
+def _render(report: CompileReport, kernels: bool) -> None:
+    manifest, rows = report.manifest, report.kernels["kernels"]
+    naive = [row["kernel"] for row in rows if row["schedule"] == "naive"]
+    if kernels:
+        columns = ["kernel", "op_kind", "schedule", "flops", "bytes", "reason"]
+        table("kernels", columns, [[row[column] for column in columns] for row in rows])
+    size = sum(manifest.files[entry.library]["size_bytes"] for entry in manifest.entries)
+    assert manifest.target is not None
+    parity = [(f"parity {r.name}", _parity(r.status, r.reference, r.num_samples, r.reason)) for r in manifest.parity]
+    last = manifest.parity[-1]
+    lines(
+        [
+            ("bundle", report.folder),
+            (
+                "target",
+                f"{manifest.target.name}  {manifest.target.triple} {manifest.target.mcpu}{manifest.target.cuda_arch}",
+            ),
+            ("libraries MB", size / 1e6),
+            ("compile s", manifest.durations_s["compile"]),
+            ("kernels", f"{len(rows)}, naive: {len(naive)}" + (f" ({', '.join(naive)})" if naive else "")),
+            *parity,
+            ("max abs error", last.max_abs_error),
+            ("same answer", last.top1_agreement),
+        ]
+    )
+
+
+def _parity(status: str, reference: str, num_samples: int, reason: str) -> str:
+    return (
+        f"{status} vs {reference}"
+        + (f", {num_samples} samples" if num_samples else "")
+        + (f": {reason}" if reason else "")
+    )

@@ -1,0 +1,48 @@
+"""`lab predict`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lab.cli.output import Threads
+
+
+def command(
+    bundle: Annotated[Path, typer.Argument(help="Bundle folder (or an export folder with model.onnx).")],
+    paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Files, folders or patterns.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write JSON Lines here instead of standard output.")
+    ] = None,
+    top_k: Annotated[int, typer.Option("--top-k", min=1, help="Answers per file.")] = 5,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Files read at a time.")] = 16,
+    threads: Threads = None,
+) -> None:
+    """Predict on files; one JSON record per line. A broken file becomes an error record and the rest goes on.
+
+    Exit code 3 when any file failed, after all others were done.
+    """
+    from lab.artifacts.files import atomic_path
+    from lab.pipelines.predict import predict
+
+    num_errors = 0
+    stream = predict(bundle, paths, batch_size=batch, top_k=top_k, num_threads=threads)
+    if output is None:
+        for record in stream:
+            num_errors += "error" in record
+            print(json.dumps(record, ensure_ascii=False), flush=True)
+    else:
+        with atomic_path(output) as temporary, temporary.open("w", encoding="utf-8") as file:
+            for record in stream:
+                num_errors += "error" in record
+                file.write(json.dumps(record, ensure_ascii=False) + "\n")
+    if num_errors:
+        print(
+            f"{num_errors} file{'s' if num_errors > 1 else ''} could not be read; see the error records",
+            file=sys.stderr,
+        )
+        raise typer.Exit(3)

@@ -1,0 +1,116 @@
+"""torch.export based ONNX export with symbolic dimensions taken from the Signature."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from torch import nn
+
+from lab.artifacts.files import atomic_path
+from lab.core.errors import UnsupportedError
+from lab.core.signature import Signature
+
+EXAMPLE_SYMBOL_SIZE = 2  # torch.export specialises on 0 and 1
+
+
+def export_onnx(module: nn.Module, signature: Signature, path: Path, *, opset: int) -> Path:
+    """Write `module` as one self-contained ONNX file whose names and symbolic dimensions are the signature's.
+
+    Args:
+        module: called with the signature's inputs in order; returns a tensor, or a tuple in output order.
+        opset: ONNX operator set of the default domain.
+
+    Raises:
+        UnsupportedError: torch.export cannot capture the module, or a symbolic dimension became a constant.
+    """
+    module = module.eval().cpu().to(memory_format=torch.contiguous_format)
+    dims = dict.fromkeys(signature.symbols(), EXAMPLE_SYMBOL_SIZE)
+    example = tuple(torch.from_numpy(array) for array in signature.example_inputs(dims).values())
+    with torch.inference_mode(False), torch.no_grad(), _quiet_exporter():
+        try:
+            program = torch.onnx.export(
+                module,
+                example,
+                dynamo=True,
+                opset_version=opset,
+                input_names=[spec.name for spec in signature.inputs],
+                output_names=[spec.name for spec in signature.outputs],
+                dynamic_shapes=_dynamic_shapes(signature),
+                external_data=False,
+                verbose=False,
+            )
+        except Exception as error:  # the exporter raises many types; the message is the user's clue
+            raise UnsupportedError(
+                "torch.export cannot capture this model",
+                got=str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__,
+                hint="the model's forward must be free of data-dependent Python control flow",
+            ) from error
+    assert program is not None
+    model = program.model_proto
+    _name_dimensions(model, signature)
+    _strip_traces(model)
+    onnx.checker.check_model(model, full_check=True)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(model.SerializeToString(deterministic=True))
+    return path
+
+
+def _dynamic_shapes(signature: Signature) -> tuple[dict[int, Any], ...]:
+    symbols = {name: torch.export.Dim(name, min=1) for name in signature.symbols()}
+    return tuple(
+        {axis: symbols[dim] for axis, dim in enumerate(spec.shape) if isinstance(dim, str)} for spec in signature.inputs
+    )
+
+
+def _name_dimensions(model: onnx.ModelProto, signature: Signature) -> None:
+    """Give the graph's free dimensions the signature's names, and check that none was specialised."""
+    pairs = [
+        *zip(model.graph.input, signature.inputs, strict=True),
+        *zip(model.graph.output, signature.outputs, strict=True),
+    ]
+    for value, spec in pairs:
+        dims = value.type.tensor_type.shape.dim
+        for dim, wanted in zip(dims, spec.shape, strict=True):
+            if isinstance(wanted, int):
+                continue
+            if dim.HasField("dim_value"):
+                raise UnsupportedError(
+                    f"the exporter fixed dimension '{wanted}' of '{spec.name}'",
+                    got=dim.dim_value,
+                    expected="a symbolic dimension",
+                    hint="the model's forward depends on that size as a Python number",
+                )
+            dim.dim_param = wanted
+
+
+def _strip_traces(model: onnx.ModelProto) -> None:
+    """Drop the exporter's Python stack traces: they carry the builder's paths and change the file's hash."""
+    for node in model.graph.node:
+        del node.metadata_props[:]
+    for function in model.functions:
+        for node in function.node:
+            del node.metadata_props[:]
+
+
+@contextlib.contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """The exporter prints progress and deprecations of its own internals; errors still come as exceptions."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

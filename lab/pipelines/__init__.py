@@ -1,0 +1,1 @@
+"""Train, evaluate, export, compile, bench, predict: the only code that joins the siblings of layer 3."""

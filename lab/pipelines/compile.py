@@ -1,0 +1,257 @@
+"""`lab compile`: a run or any ONNX file -> one bundle per target, compared with ONNX Runtime before it counts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lab.artifacts.files import atomic_dir, recover_dir, sha256_file, write_json, write_text
+from lab.artifacts.manifest import MANIFEST_NAME, Manifest, Rung
+from lab.core.errors import ArtifactError, ConfigError
+from lab.core.host import num_cores, versions
+from lab.core.interfaces import Runner
+from lab.core.progress import say
+from lab.core.signature import Signature
+from lab.core.timing import Stages
+from lab.pipelines.context import OpenRun
+from lab.pipelines.evaluate import feeds, final_split
+from lab.pipelines.export import export
+from lab.pipelines.parity import climb, not_run, require
+
+if TYPE_CHECKING:
+    from lab.compile.targets import Target
+
+PARITY_SAMPLES = {"x86": 10_000, "cuda": 10_000, "arm": 64}  # ARM is emulated here, so fewer
+RANDOM_SAMPLES = 8
+REPORT_NAME = "report.json"
+
+
+@dataclass(frozen=True)
+class CompileOptions:
+    """What the caller chooses; part of the manifest, and of the decision whether anything changed."""
+
+    batch_sizes: tuple[int, ...] = (1,)
+    input_shapes: Mapping[str, Sequence[int]] | None = None
+    num_samples: int | None = None
+    tolerance: float | None = None
+    dump_dir: Path | None = None
+    force: bool = False
+
+    def recorded(self) -> dict[str, Any]:
+        shapes = {name: list(shape) for name, shape in (self.input_shapes or {}).items()}
+        return {"batch_sizes": list(self.batch_sizes), "input_shapes": shapes}
+
+
+@dataclass(frozen=True)
+class CompileReport:
+    """What `lab compile` tells."""
+
+    folder: Path
+    manifest: Manifest
+    kernels: dict[str, Any]
+    skipped: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "bundle": str(self.folder),
+            "skipped": self.skipped,
+            "target": self.manifest.to_dict()["target"],
+            "parity": [rung.__dict__ for rung in self.manifest.parity],
+            "size_bytes": sum(entry["size_bytes"] for entry in self.manifest.files.values()),
+            "durations_s": self.manifest.durations_s,
+            "report": self.kernels,
+        }
+
+
+@dataclass(frozen=True)
+class _Source:
+    """The ONNX file to compile, and what is known about it."""
+
+    onnx: Path
+    manifest: Manifest | None
+    opened: OpenRun | None
+
+    def feeds(self, signature: Signature, options: CompileOptions, kind: str) -> Iterator[dict[str, np.ndarray]]:
+        """Inputs for the parity ladder: the run's evaluation split, or random arrays for an ONNX file alone."""
+        if self.opened is None:
+            for seed in range(options.num_samples or RANDOM_SAMPLES):
+                yield signature.example_inputs({"batch": options.batch_sizes[0]}, seed=seed)
+            return
+        task = self.opened.learning_task()
+        limit = options.num_samples or PARITY_SAMPLES[kind]
+        for feed, _ in feeds(task, self.opened.deploy, final_split(task), batch_size=64, limit=limit):
+            yield feed
+
+
+def compile_run(opened: OpenRun, target_spec: str, options: CompileOptions) -> CompileReport:
+    """Compile a run's model (exporting it first where needed) into `<run>/bundles/<target>`, with a child run.
+
+    Raises:
+        UnsupportedError, MissingToolError: it cannot be compiled, or not here.
+        ParityError: the bundle and ONNX Runtime disagree; nothing is kept.
+    """
+    from lab.compile.targets import resolve_target
+
+    target = resolve_target(target_spec)
+    exported = export(opened)
+    source = _Source(exported.folder / "model.onnx", exported.manifest, opened)
+    report = _compile(source, target, opened.dir.bundle(target.name.replace(":", "-")), options)
+    if not report.skipped:
+        _track(opened, report)
+    return report
+
+
+def compile_file(onnx: Path, target_spec: str, output: Path | None, options: CompileOptions) -> CompileReport:
+    """Compile any ONNX file; without data, parity is checked on random inputs.
+
+    Raises:
+        ConfigError: no such file.
+        UnsupportedError: operators or dynamic sizes the compiler lacks, listed one by one.
+    """
+    from lab.compile.targets import resolve_target
+
+    if not onnx.is_file():
+        raise ConfigError(f"no ONNX file at {onnx}")
+    target = resolve_target(target_spec)
+    folder = output or Path("bundles") / f"{onnx.stem}-{target.name.replace(':', '-')}"
+    return _compile(_Source(onnx, None, None), target, folder, options)
+
+
+def _compile(source: _Source, target: Target, folder: Path, options: CompileOptions) -> CompileReport:
+    recover_dir(folder)
+    parents = {source.onnx.name: sha256_file(source.onnx)}
+    existing = _existing(folder)
+    if existing and not options.force and _unchanged(existing, parents, target, options):
+        say(f"compile {target.name}: unchanged since {existing.created}, skipped (--force repeats it)")
+        return CompileReport(folder, existing, _read_report(folder), skipped=True)
+    with atomic_dir(folder) as temporary:
+        manifest = _build(source, target, temporary, parents, options)
+        require(manifest.parity)
+    return CompileReport(folder, manifest, _read_report(folder), skipped=False)
+
+
+def _existing(folder: Path) -> Manifest | None:
+    if not (folder / MANIFEST_NAME).exists():
+        return None
+    try:
+        return Manifest.load(folder)
+    except ArtifactError as error:
+        say(f"compile: the existing bundle is not used: {error.what}")
+        return None
+
+
+def _unchanged(existing: Manifest, parents: dict[str, str], target: Target, options: CompileOptions) -> bool:
+    same = existing.parents == parents and existing.target == target.info() and existing.versions == versions()
+    return same and existing.options == options.recorded()
+
+
+def _read_report(folder: Path) -> dict[str, Any]:
+    from lab.artifacts.files import read_json
+
+    return dict(read_json(folder / REPORT_NAME))
+
+
+def _build(source: _Source, target: Target, folder: Path, parents: dict[str, str], options: CompileOptions) -> Manifest:
+    from lab.compile.build import compile_onnx, write_library
+
+    stages = Stages()
+    say(f"compiling for {target.name} ({target.describe()}) ...")
+    with stages.stage("compile"):
+        compiled = compile_onnx(
+            source.onnx,
+            target,
+            batch_sizes=options.batch_sizes,
+            input_shapes=options.input_shapes,
+            dump_dir=options.dump_dir,
+        )
+    with stages.stage("link"):
+        entries = write_library(compiled, folder)
+    write_json(folder / REPORT_NAME, compiled.report.to_dict())
+    known = source.manifest
+    labels = known.labels if known else ()
+    write_text(folder / "labels.txt", "".join(f"{label}\n" for label in labels))
+    manifest = Manifest(
+        kind="bundle",
+        name=known.name if known else source.onnx.stem,
+        task=known.task if known else None,
+        signature=compiled.signature,
+        parents=parents,
+        preprocessing=known.preprocessing if known else {},
+        labels=labels,
+        target=target.info(),
+        entries=tuple(entries),
+        metrics=known.metrics if known else {},
+        options=options.recorded(),
+        versions=versions(),
+        durations_s=stages.durations_s,
+    ).with_files(folder, ["labels.txt", REPORT_NAME, *(entry.library for entry in entries)])
+    manifest.save(folder)
+    with stages.stage("parity"):
+        rungs = (*(known.parity if known else ()), _parity(source, target, folder, manifest, options))
+    manifest = replace(manifest, parity=rungs, durations_s=stages.durations_s)
+    manifest.save(folder)
+    return Manifest.load(folder, verify=False)
+
+
+def _parity(source: _Source, target: Target, folder: Path, manifest: Manifest, options: CompileOptions) -> Rung:
+    from lab.runtime.onnx_runner import OnnxRunner
+
+    name = f"tvm-{target.name}"
+    runner, reason = _open(target, folder)
+    if runner is None:
+        say(f"parity of {target.name}: not run: {reason}")
+        return not_run(name, "onnxruntime", reason)
+    say(f"comparing {runner.name} with ONNX Runtime ...")
+    reference = OnnxRunner(source.onnx, num_threads=num_cores(), signature=manifest.signature)
+    try:
+        inputs = source.feeds(manifest.signature, options, target.kind)
+        deploy = source.opened.deploy if source.opened else None
+        rung = climb(reference, runner, inputs, tolerance=options.tolerance or target.tolerance, deploy=deploy)
+    finally:
+        runner.close()
+        reference.close()
+    return replace(rung, name=name)
+
+
+def _open(target: Target, folder: Path) -> tuple[Runner | None, str]:
+    """The runner that can run a bundle of this target here: native, emulated, or none and why."""
+    from lab.runtime import open_bundle
+
+    runnable, reason = target.runnable_here()
+    if runnable:
+        return open_bundle(folder), ""
+    if target.kind == "arm":
+        from lab.core.errors import MissingToolError
+        from lab.runtime.edge import EmulatedRunner
+
+        try:
+            return EmulatedRunner(folder), ""
+        except MissingToolError as error:
+            return None, f"{reason}; {error.what}: {error.hint}"
+    return None, reason
+
+
+def _track(opened: OpenRun, report: CompileReport) -> None:
+    manifest = report.manifest
+    assert manifest.target is not None
+    tracker = opened.tracker(f"compile {manifest.target.name}", {"lab.target": manifest.target.name})
+    tracker.log_params(
+        {"target": manifest.target.name, "mcpu": manifest.target.mcpu, "arch": manifest.target.arch}
+        | manifest.options
+        | {"parity": manifest.parity[-1].status}
+    )
+    rung = manifest.parity[-1]
+    measured = {
+        "size_mb": sum(manifest.files[entry.library]["size_bytes"] for entry in manifest.entries) / 1e6,
+        "compile_s": manifest.durations_s["compile"],
+        "max_abs_error": rung.max_abs_error,
+        "top1_agreement": rung.top1_agreement,
+    }
+    tracker.log_metrics({name: value for name, value in measured.items() if value is not None})
+    tracker.log_artifact(report.folder / REPORT_NAME, "compile")
+    tracker.log_artifact(report.folder / MANIFEST_NAME, "compile")
+    tracker.finish()

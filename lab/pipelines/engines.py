@@ -1,0 +1,100 @@
+"""The engines a run can be measured with: one row each, with how to open it, its size, and why it may be missing."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from lab.artifacts.manifest import Manifest
+from lab.core.host import cpu_arch
+from lab.core.interfaces import Runner
+from lab.pipelines.context import OpenRun
+
+
+@dataclass(frozen=True)
+class Engine:
+    """One way to run a trained model; `unavailable` says why it cannot run here ("": it can)."""
+
+    name: str
+    open: Callable[[OpenRun, int], Runner]
+    size_bytes: Callable[[OpenRun], int]
+    unavailable: str = ""
+
+
+def engines_of(opened: OpenRun) -> list[Engine]:
+    """Torch, torch.compile, ONNX Runtime, OpenVINO, and every bundle of the run."""
+    openvino = "" if find_spec("openvino") else "openvino is not installed (make setup installs it)"
+    return [
+        Engine("torch eager", _eager, lambda run: run.dir.weights.stat().st_size),
+        Engine("torch.compile", _compiled, lambda run: run.dir.weights.stat().st_size),
+        Engine("onnxruntime", _onnx, lambda run: run.dir.onnx.stat().st_size),
+        Engine("openvino", _openvino, lambda run: run.dir.onnx.stat().st_size, openvino),
+        *(_bundle(path) for path in opened.dir.bundles()),
+    ]
+
+
+def _eager(opened: OpenRun, num_threads: int) -> Runner:
+    from lab.runtime.eager_runner import EagerRunner
+
+    return EagerRunner(opened.build_model(), opened.manifest.signature, num_threads=num_threads)
+
+
+def _compiled(opened: OpenRun, num_threads: int) -> Runner:
+    from lab.runtime.eager_runner import EagerRunner
+
+    return EagerRunner(opened.build_model(), opened.manifest.signature, num_threads=num_threads, torch_compile=True)
+
+
+def _onnx(opened: OpenRun, num_threads: int) -> Runner:
+    from lab.runtime.onnx_runner import OnnxRunner
+
+    return OnnxRunner(opened.dir.onnx, num_threads=num_threads)
+
+
+def _openvino(opened: OpenRun, num_threads: int) -> Runner:
+    from lab.runtime.openvino_runner import OpenVinoRunner
+
+    return OpenVinoRunner(opened.dir.onnx, num_threads=num_threads)
+
+
+def _bundle(path: Path) -> Engine:
+    manifest = Manifest.load(path, verify=False)
+
+    def open_it(opened: OpenRun, num_threads: int) -> Runner:
+        from lab.runtime import open_bundle
+
+        return open_bundle(path, num_threads=num_threads)
+
+    def size(opened: OpenRun) -> int:
+        return sum(int(manifest.files[entry.library]["size_bytes"]) for entry in manifest.entries)
+
+    return Engine(f"tvm {path.name}", open_it, size, _why_not_here(manifest))
+
+
+def _why_not_here(manifest: Manifest) -> str:
+    assert manifest.target is not None
+    if manifest.target.kind == "cuda":
+        return "" if Path("/proc/driver/nvidia").exists() else "no CUDA device on this machine"
+    if manifest.target.arch != cpu_arch():
+        return f"built for {manifest.target.arch}, this machine is {cpu_arch()}"
+    return ""
+
+
+def main(run: str, name: str, batch_size: str, num_threads: str) -> None:
+    """Open one engine, run it on example inputs, print this process's peak memory as JSON."""
+    opened = OpenRun.find(run, Path("runs"))
+    engine = next(engine for engine in engines_of(opened) if engine.name == name)
+    runner = engine.open(opened, int(num_threads))
+    for seed in range(3):
+        runner.run(opened.manifest.signature.example_inputs({"batch": int(batch_size)}, seed=seed))
+    peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(json.dumps({"peak_memory_mb": round(peak_kib * 1024 / 1e6, 1)}))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,140 @@
+"""`lab export`: trained run -> model.onnx + manifest, equal to the torch model at two batch sizes."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lab.artifacts.files import atomic_dir, recover_dir, sha256_file, write_text
+from lab.artifacts.manifest import MANIFEST_NAME, Manifest, Rung
+from lab.core.errors import ArtifactError
+from lab.core.host import num_cores, versions
+from lab.core.progress import say
+from lab.core.timing import Stages
+from lab.pipelines.context import OpenRun
+from lab.pipelines.evaluate import feeds, final_split
+from lab.pipelines.parity import climb, require
+
+BATCH_SIZES = (1, 3)  # a size frozen into the graph shows at the other one
+SAMPLES_PER_SIZE = 24
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What `lab export` tells."""
+
+    folder: Path
+    manifest: Manifest
+    skipped: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "onnx": str(self.folder / "model.onnx"),
+            "skipped": self.skipped,
+            "size_bytes": self.manifest.files["model.onnx"]["size_bytes"],
+            "parity": [rung.__dict__ for rung in self.manifest.parity],
+            "metrics": self.manifest.metrics,
+            "durations_s": self.manifest.durations_s,
+        }
+
+
+def export(opened: OpenRun, *, force: bool = False) -> ExportReport:
+    """Export a run once; unchanged weights, options and versions are skipped, and the report says so.
+
+    Raises:
+        UnsupportedError: the model cannot be captured.
+        ParityError: ONNX Runtime and torch disagree beyond the configured tolerance; nothing is kept.
+    """
+    run = opened.dir
+    recover_dir(run.export)
+    parents = {"model.safetensors": sha256_file(run.weights)}
+    options = opened.config.export.model_dump()
+    existing = _existing(run.export)
+    if existing and not force and (existing.parents, existing.options) == (parents, options):
+        say(f"export: unchanged since {existing.created}, skipped (--force repeats it)")
+        return ExportReport(run.export, existing, skipped=True)
+    return ExportReport(run.export, _export(opened, parents, options), skipped=False)
+
+
+def _existing(folder: Path) -> Manifest | None:
+    if not (folder / MANIFEST_NAME).exists():
+        return None
+    try:
+        manifest = Manifest.load(folder)
+    except ArtifactError as error:
+        say(f"export: the existing one is not used: {error.what}")
+        return None
+    return manifest if manifest.versions == versions() else None
+
+
+def _export(opened: OpenRun, parents: dict[str, str], options: dict[str, Any]) -> Manifest:
+    from lab.export.onnx_export import export_onnx
+
+    run, stages = opened.dir, Stages()
+    task = opened.learning_task()
+    model = opened.build_model()
+    with atomic_dir(run.export) as folder:
+        say("exporting to ONNX ...")
+        with stages.stage("export"):
+            path = export_onnx(model, task.signature, folder / "model.onnx", opset=options["opset"])
+        say("comparing ONNX Runtime with PyTorch ...")
+        with stages.stage("parity"):
+            rungs = _parity(opened, task, model, path, options["tolerance"])
+        require(rungs)
+        write_text(folder / "labels.txt", "".join(f"{label}\n" for label in task.labels))
+        manifest = Manifest(
+            kind="onnx",
+            name=run.name,
+            task=opened.config.task,
+            signature=task.signature,
+            parents=parents,
+            preprocessing=task.preprocessing,
+            labels=tuple(task.labels),
+            metrics=opened.manifest.metrics,
+            parity=tuple(rungs),
+            options=options,
+            versions=versions(),
+            durations_s=stages.durations_s,
+        ).with_files(folder, ["model.onnx", "labels.txt"])
+        manifest.save(folder)
+    _track(opened, manifest)
+    return Manifest.load(run.export)
+
+
+def _parity(opened: OpenRun, task: Any, model: Any, path: Path, tolerance: float) -> list[Rung]:
+    from lab.runtime.eager_runner import EagerRunner
+    from lab.runtime.onnx_runner import OnnxRunner
+
+    eager = EagerRunner(model, task.signature, num_threads=num_cores())
+    onnx = OnnxRunner(path, num_threads=num_cores())
+    rung = climb(eager, onnx, _two_sizes(opened, task), tolerance=tolerance, deploy=opened.deploy)
+    onnx.close()
+    return [rung]
+
+
+def _two_sizes(opened: OpenRun, task: Any) -> Iterator[Any]:
+    for size in BATCH_SIZES:
+        batches = feeds(task, opened.deploy, final_split(task), batch_size=size, limit=SAMPLES_PER_SIZE)
+        yield from itertools.islice((feed for feed, _ in batches), SAMPLES_PER_SIZE)
+
+
+def _track(opened: OpenRun, manifest: Manifest) -> None:
+    tracker = opened.tracker("export onnx", {"lab.target": "onnx"})
+    rung = manifest.parity[0]
+    tracker.log_params({"target": "onnx", **manifest.options})
+    tracker.log_metrics(
+        {
+            "max_abs_error": float(rung.max_abs_error or 0.0),
+            "size_mb": manifest.files["model.onnx"]["size_bytes"] / 1e6,
+            "export_s": manifest.durations_s["export"],
+        }
+    )
+    tracker.log_artifact(opened.dir.export / MANIFEST_NAME, "export")
+    if opened.config.tracking.register_model:
+        tracker.register_model(
+            name=f"{opened.config.task}-{opened.config.name}-onnx", folder=opened.dir.export, manifest=manifest
+        )
+    tracker.finish()
