@@ -97,12 +97,46 @@ def training_speed(device: str, scratch: Path) -> dict[str, Any]:
 
 
 def lab_against_plain(device: str, scratch: Path) -> dict[str, Any]:
-    """The lab's whole training loop against a plain PyTorch loop on the same task (benchmarks/train_throughput.py)."""
-    sys.path.insert(0, str(REPO / "benchmarks"))
-    import train_throughput
+    """The lab's whole training loop against a plain PyTorch loop: same task, model, batches, precision, layout."""
+    from lab.artifacts.rundir import RunDir
+    from lab.pipelines.context import load_config
+    from lab.tasks import LEARN
+    from lab.tracking.null import NullTracker
+    from lab.train.fit import fit
 
-    result: dict[str, Any] = train_throughput.measure(SMALL_CONFIGS["classification"], device=device)
-    return result
+    num_batches = 100 if device == "gpu" else 3
+    limits = [*QUICK, f"train.limit_train_batches={num_batches}", f"train.device={device}", "train.ema_decay=null"]
+    config = load_config(SMALL_CONFIGS["classification"], limits)
+    task = LEARN[config.task](config)
+    speeds: dict[str, list[float]] = {"lab": [], "plain": []}
+    for number in range(3):
+        run = RunDir(scratch / "speed" / str(number))
+        speeds["lab"].append(fit(task, config, run, NullTracker()).images_per_s)
+        speeds["plain"].append(plain_images_per_s(task, config, device, num_batches))
+    medians = {name: statistics.median(values) for name, values in speeds.items()}
+    return medians | {"ratio": medians["lab"] / medians["plain"], "rounds": speeds}
+
+
+def plain_images_per_s(task: Any, config: Any, device: str, num_batches: int) -> float:
+    import torch
+
+    name = "cuda" if device == "gpu" else "cpu"
+    net = task.build_model().to(name).to(memory_format=torch.channels_last).train()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, nesterov=True)
+    warmup, start = num_batches // 3, 0.0
+    for index, raw in zip(range(num_batches), task.train_loader(), strict=False):
+        if index == warmup:
+            torch.cuda.synchronize() if name == "cuda" else None
+            start = time.perf_counter()
+        moved = {key: value.to(name, non_blocking=True) for key, value in raw.items()}
+        batch = task.on_device(moved, training=True, seed=index)
+        with torch.autocast(name, torch.bfloat16):
+            loss = task.step(net, batch)["loss"]
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+    torch.cuda.synchronize() if name == "cuda" else None
+    return (num_batches - warmup) * int(config.train.batch_size) / (time.perf_counter() - start)
 
 
 def bundles(device: str, scratch: Path, folder: Path | None) -> dict[str, Any]:

@@ -28,7 +28,9 @@ def command(
     """
     from lab.artifacts.files import atomic_path
     from lab.pipelines.predict import predict
+    from lab.runtime.tvm_runner import use_runtime_library_only
 
+    use_runtime_library_only()
     num_errors = 0
     stream = predict(bundle, paths, batch_size=batch, top_k=top_k, num_threads=threads)
     if output is None:

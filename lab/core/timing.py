@@ -9,6 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+SETTLE_S = 0.05
+"""Pause before each engine's turn: thread pools of the one before keep spinning on their cores for a while."""
+
 
 class Stages:
     """Durations of named stages in seconds, for the manifest."""
@@ -49,6 +52,7 @@ def interleaved(
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
+            time.sleep(SETTLE_S)
             call()  # caches and clocks belong to the engine measured before
             for _ in range(calls_per_round):
                 start = time.perf_counter()

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from lab.core.errors import ArtifactError, DataError
 
@@ -114,10 +114,12 @@ def decode_image(content: bytes, name: str) -> np.ndarray:
             upright = ImageOps.exif_transpose(image)
             return _to_uint8(upright)
     except _DECODE_ERRORS as error:
-        empty = "an empty file" if not content else f"{type(error).__name__}: {error}"
+        # PIL's message shows the buffer's address, which tells nobody anything.
+        unknown = f"{len(content)} bytes that are no known image format"
+        found = unknown if isinstance(error, UnidentifiedImageError) else f"{type(error).__name__}: {error}"
         raise DataError(
             f"the image {name} cannot be decoded",
-            got=empty,
+            got=found if content else "an empty file",
             expected="a complete image file (JPEG, PNG, BMP, WebP, ...)",
             hint="replace or remove the file; `lab data check` lists every broken one",
         ) from error

@@ -22,7 +22,8 @@ def climb(
 
     Args:
         feeds: named inputs; the leading dimension is the batch.
-        tolerance: largest absolute difference of any output that passes.
+        tolerance: largest difference of any output that passes; absolute, or relative to the output's largest value
+            where that is above one.
         deploy: the task's deploy half, whose `agreement` says how often the answers are the same.
     """
     num_samples, agreeing = 0, 0.0
@@ -39,7 +40,8 @@ def climb(
             agreeing += size * deploy.agreement(expected, actual)
     if num_samples == 0:
         return not_run(candidate.name, reference.name, "there was no input to compare on")
-    passed = worst.max_abs <= tolerance
+    # Outputs far above one (boxes in pixels, say) are held to the tolerance relative to their largest value.
+    passed = min(worst.max_abs, worst.max_rel) <= tolerance
     return Rung(
         name=candidate.name,
         reference=reference.name,

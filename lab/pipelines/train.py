@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lab.artifacts.files import sha256_json, write_json, write_text
+from lab.artifacts.files import sha256_json, write_text
 from lab.artifacts.manifest import Manifest, now
 from lab.artifacts.rundir import RunDir, find_run, new_run_dir
 from lab.config.load import to_yaml
@@ -189,7 +188,6 @@ def _write_manifest(
         mlflow_run_id=str(run.read_status().get("mlflow_run_id", "")),
     ).with_files(run.path, ["model.safetensors", "config.yaml"])
     manifest.save(run.path)
-    write_json(run.path / "summary.json", {"metrics": metrics, "created": now(), "unix_time": time.time()})
     return manifest
 
 

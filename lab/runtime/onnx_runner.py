@@ -59,7 +59,9 @@ def _open(path: Path, num_threads: int, provider: str) -> Any:
         import onnxruntime
     except ImportError as error:
         raise MissingToolError(
-            "running ONNX needs ONNX Runtime", got=str(error), hint="pip install 'lab[export]'"
+            "running ONNX needs ONNX Runtime",
+            got=str(error),
+            hint="make setup, or pip install -c constraints.txt '.[export]'",
         ) from error
     available = onnxruntime.get_available_providers()
     if provider not in available:

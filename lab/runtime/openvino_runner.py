@@ -43,7 +43,8 @@ def _compile(path: Path, num_threads: int) -> Any:
     try:
         import openvino
     except ImportError as error:
-        raise MissingToolError("OpenVINO is not installed", got=str(error), hint="pip install 'lab[bench]'") from error
+        hint = "make setup, or pip install -c constraints.txt '.[bench]'"
+        raise MissingToolError("OpenVINO is not installed", got=str(error), hint=hint) from error
     if not path.is_file():
         raise ArtifactError("the ONNX file is missing", got=path)
     # Without the precision hint OpenVINO computes in bfloat16 where the CPU offers it: faster, and not the same model.

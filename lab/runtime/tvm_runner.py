@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -130,12 +133,36 @@ def check_cpu(target: TargetInfo) -> None:
 
 def _import_runtime() -> Any:
     try:
-        import tvm.runtime
+        with _without_torch():
+            import tvm.runtime
     except ImportError as error:
         raise MissingToolError(
-            "running a bundle needs the TVM runtime", got=str(error), hint="pip install 'lab[runtime]'"
+            "running a bundle needs the TVM runtime",
+            got=str(error),
+            hint="make setup, or pip install -c constraints.txt '.[runtime]'",
         ) from error
     return tvm.runtime
+
+
+@contextmanager
+def _without_torch() -> Iterator[None]:
+    """Import tvm-ffi as on a machine without torch: it would import torch, which costs seconds and a gigabyte.
+
+    Only its bridge between tensors of the two is lost, and bundles are fed with numpy arrays.
+    """
+    if "torch" in sys.modules or "tvm_ffi" in sys.modules:
+        yield
+        return
+    sys.modules["torch"] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules["torch"]
+
+
+def use_runtime_library_only() -> None:
+    """Make this process load TVM's runtime (3 MB) without its compiler (259 MB); before anything of TVM is imported."""
+    os.environ.setdefault("TVM_USE_RUNTIME_LIB", "1")
 
 
 def _trim(output: np.ndarray, spec: TensorSpec, num_samples: int) -> np.ndarray:

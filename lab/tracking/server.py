@@ -130,7 +130,9 @@ def prepare(request_timeout_s: int = REQUEST_TIMEOUT_S) -> None:
         import mlflow  # noqa: F401
     except ModuleNotFoundError as error:
         raise MissingToolError(
-            "MLflow is not installed here", got=str(error), hint="pip install 'lab[track]', or tracking.enabled=false"
+            "MLflow is not installed here",
+            got=str(error),
+            hint="make setup, or pip install -c constraints.txt '.[track]', or tracking.enabled=false",
         ) from error
     for name in NOISY_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
