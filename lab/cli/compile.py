@@ -95,6 +95,7 @@ def _render(report: CompileReport, kernels: bool) -> None:
             *parity,
             ("max abs error", last.max_abs_error),
             ("same answer", last.top1_agreement),
+            *((f"{last.name} {name}", value) for name, value in manifest.metrics.get(last.name, {}).items()),
         ]
     )
 

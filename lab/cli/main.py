@@ -23,7 +23,6 @@ from lab.core.errors import (
     TrainingError,
     UnsupportedError,
 )
-from lab.core.host import share_cores
 
 EXIT_CODES: dict[type[LabError], int] = {
     LabError: 1,
@@ -74,7 +73,6 @@ def exit_code(error: LabError) -> int:
 
 def main() -> None:
     """Entry point of the `lab` command."""
-    share_cores()
     try:
         app()
     except LabError as error:

@@ -9,6 +9,7 @@ import typer
 
 from lab.cli.output import JsonFlag, RunsDir, emit, lines, quiet_if
 from lab.core.errors import ConfigError
+from lab.core.host import share_cores
 
 if TYPE_CHECKING:
     from lab.pipelines.train import TrainReport
@@ -29,6 +30,7 @@ def command(
 ) -> None:
     """Train a model from a configuration; track it in MLflow; evaluate it; draw its plots."""
     quiet_if(as_json)
+    share_cores()
     from lab.pipelines import train
 
     if resume is not None:

@@ -7,26 +7,25 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from lab.artifacts.files import atomic_dir, recover_dir, sha256_file, write_json, write_text
-from lab.artifacts.manifest import MANIFEST_NAME, Manifest, Rung
+from lab.artifacts.manifest import MANIFEST_NAME, Manifest
 from lab.core.errors import ArtifactError, ConfigError
 from lab.core.host import num_cores, versions
 from lab.core.interfaces import Runner
 from lab.core.progress import say
 from lab.core.signature import Signature
-from lab.core.timing import Stages
+from lab.core.timing import Latency, Stages, interleaved
 from lab.pipelines.context import OpenRun
 from lab.pipelines.evaluate import feeds, final_split
 from lab.pipelines.export import export
-from lab.pipelines.parity import climb, not_run, require
+from lab.pipelines.parity import Climbed, Sample, climb, not_run, require
 
 if TYPE_CHECKING:
     from lab.compile.targets import Target
 
 PARITY_SAMPLES = {"x86": 10_000, "cuda": 10_000, "arm": 64}  # ARM is emulated here, so fewer
 RANDOM_SAMPLES = 8
+LATENCY_ROUNDS = 6
 REPORT_NAME = "report.json"
 
 
@@ -75,16 +74,15 @@ class _Source:
     manifest: Manifest | None
     opened: OpenRun | None
 
-    def feeds(self, signature: Signature, options: CompileOptions, kind: str) -> Iterator[dict[str, np.ndarray]]:
-        """Inputs for the parity ladder: the run's evaluation split, or random arrays for an ONNX file alone."""
+    def samples(self, signature: Signature, options: CompileOptions, kind: str) -> Iterator[Sample]:
+        """Inputs and targets for the parity ladder: the run's evaluation split, or random arrays for a file alone."""
         if self.opened is None:
             for seed in range(options.num_samples or RANDOM_SAMPLES):
-                yield signature.example_inputs({"batch": options.batch_sizes[0]}, seed=seed)
+                yield signature.example_inputs({"batch": options.batch_sizes[0]}, seed=seed), None
             return
         task = self.opened.learning_task()
         limit = options.num_samples or PARITY_SAMPLES[kind]
-        for feed, _ in feeds(task, self.opened.deploy, final_split(task), batch_size=64, limit=limit):
-            yield feed
+        yield from feeds(task, self.opened.deploy, final_split(task), batch_size=64, limit=limit)
 
 
 def compile_run(opened: OpenRun, target_spec: str, options: CompileOptions) -> CompileReport:
@@ -191,30 +189,55 @@ def _build(source: _Source, target: Target, folder: Path, parents: dict[str, str
     ).with_files(folder, ["labels.txt", REPORT_NAME, *(entry.library for entry in entries)])
     manifest.save(folder)
     with stages.stage("parity"):
-        rungs = (*(known.parity if known else ()), _parity(source, target, folder, manifest, options))
-    manifest = replace(manifest, parity=rungs, durations_s=stages.durations_s)
+        climbed, latency = _parity(source, target, folder, manifest, options)
+    rungs = (*(known.parity if known else ()), climbed.rung)
+    metrics = manifest.metrics | _rung_metrics(climbed, latency)
+    manifest = replace(manifest, parity=rungs, metrics=metrics, durations_s=stages.durations_s)
     manifest.save(folder)
     return Manifest.load(folder, verify=False)
 
 
-def _parity(source: _Source, target: Target, folder: Path, manifest: Manifest, options: CompileOptions) -> Rung:
+def _parity(
+    source: _Source, target: Target, folder: Path, manifest: Manifest, options: CompileOptions
+) -> tuple[Climbed, Latency | None]:
+    """The rung of this target, and its latency where it runs natively (an emulated one means nothing)."""
     from lab.runtime.onnx_runner import OnnxRunner
 
     name = f"tvm-{target.name}"
     runner, reason = _open(target, folder)
     if runner is None:
         say(f"parity of {target.name}: not run: {reason}")
-        return not_run(name, "onnxruntime", reason)
+        return Climbed(not_run(name, "onnxruntime", reason), {}, {}), None
     say(f"comparing {runner.name} with ONNX Runtime ...")
     reference = OnnxRunner(source.onnx, num_threads=num_cores(), signature=manifest.signature)
+    opened = source.opened
     try:
-        inputs = source.feeds(manifest.signature, options, target.kind)
-        deploy = source.opened.deploy if source.opened else None
-        rung = climb(reference, runner, inputs, tolerance=options.tolerance or target.tolerance, deploy=deploy)
+        climbed = climb(
+            reference,
+            runner,
+            source.samples(manifest.signature, options, target.kind),
+            tolerance=options.tolerance or target.tolerance,
+            deploy=opened.deploy if opened else None,
+            score_options=opened.learning_task().score_options() if opened else None,
+        )
+        latency = _latency(runner, manifest) if target.runnable_here()[0] else None
     finally:
         runner.close()
         reference.close()
-    return replace(rung, name=name)
+    return replace(climbed, rung=replace(climbed.rung, name=name)), latency
+
+
+def _latency(runner: Runner, manifest: Manifest) -> Latency:
+    feed = manifest.signature.example_inputs({"batch": max(1, manifest.entries[0].batch_size)})
+    return interleaved({runner.name: lambda: runner.run(feed)}, rounds=LATENCY_ROUNDS)[runner.name]
+
+
+def _rung_metrics(climbed: Climbed, latency: Latency | None) -> dict[str, dict[str, float]]:
+    """The task's metrics of each engine on the compared samples, and the target's latency."""
+    found = {"onnxruntime": climbed.reference_metrics, climbed.rung.name: climbed.candidate_metrics}
+    if latency is not None:
+        found[climbed.rung.name] = found[climbed.rung.name] | {"latency_p50_ms": round(latency.p50_ms, 4)}
+    return {name: metrics for name, metrics in found.items() if metrics}
 
 
 def _open(target: Target, folder: Path) -> tuple[Runner | None, str]:
@@ -251,6 +274,7 @@ def _track(opened: OpenRun, report: CompileReport) -> None:
         "max_abs_error": rung.max_abs_error,
         "top1_agreement": rung.top1_agreement,
     }
+    measured |= manifest.metrics.get(rung.name, {})
     tracker.log_metrics({name: value for name, value in measured.items() if value is not None})
     tracker.log_artifact(report.folder / REPORT_NAME, "compile")
     tracker.log_artifact(report.folder / MANIFEST_NAME, "compile")

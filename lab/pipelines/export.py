@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from lab.artifacts.files import atomic_dir, recover_dir, sha256_file, write_text
-from lab.artifacts.manifest import MANIFEST_NAME, Manifest, Rung
+from lab.artifacts.manifest import MANIFEST_NAME, Manifest
 from lab.core.errors import ArtifactError
 from lab.core.host import num_cores, versions
 from lab.core.progress import say
 from lab.core.timing import Stages
 from lab.pipelines.context import OpenRun
 from lab.pipelines.evaluate import feeds, final_split
-from lab.pipelines.parity import climb, require
+from lab.pipelines.parity import Climbed, climb, require
 
 BATCH_SIZES = (1, 3)  # a size frozen into the graph shows at the other one
 SAMPLES_PER_SIZE = 24
@@ -82,8 +82,8 @@ def _export(opened: OpenRun, parents: dict[str, str], options: dict[str, Any]) -
             path = export_onnx(model, task.signature, folder / "model.onnx", opset=options["opset"])
         say("comparing ONNX Runtime with PyTorch ...")
         with stages.stage("parity"):
-            rungs = _parity(opened, task, model, path, options["tolerance"])
-        require(rungs)
+            climbed = _parity(opened, task, model, path, options["tolerance"])
+        require([climbed.rung])
         write_text(folder / "labels.txt", "".join(f"{label}\n" for label in task.labels))
         manifest = Manifest(
             kind="onnx",
@@ -94,7 +94,7 @@ def _export(opened: OpenRun, parents: dict[str, str], options: dict[str, Any]) -
             preprocessing=task.preprocessing,
             labels=tuple(task.labels),
             metrics=opened.manifest.metrics,
-            parity=tuple(rungs),
+            parity=(climbed.rung,),
             options=options,
             versions=versions(),
             durations_s=stages.durations_s,
@@ -104,21 +104,22 @@ def _export(opened: OpenRun, parents: dict[str, str], options: dict[str, Any]) -
     return Manifest.load(run.export)
 
 
-def _parity(opened: OpenRun, task: Any, model: Any, path: Path, tolerance: float) -> list[Rung]:
+def _parity(opened: OpenRun, task: Any, model: Any, path: Path, tolerance: float) -> Climbed:
     from lab.runtime.eager_runner import EagerRunner
     from lab.runtime.onnx_runner import OnnxRunner
 
     eager = EagerRunner(model, task.signature, num_threads=num_cores())
     onnx = OnnxRunner(path, num_threads=num_cores())
-    rung = climb(eager, onnx, _two_sizes(opened, task), tolerance=tolerance, deploy=opened.deploy)
+    samples = _two_sizes(opened, task)
+    climbed = climb(eager, onnx, samples, tolerance=tolerance, deploy=opened.deploy, score_options=task.score_options())
     onnx.close()
-    return [rung]
+    return climbed
 
 
 def _two_sizes(opened: OpenRun, task: Any) -> Iterator[Any]:
     for size in BATCH_SIZES:
         batches = feeds(task, opened.deploy, final_split(task), batch_size=size, limit=SAMPLES_PER_SIZE)
-        yield from itertools.islice((feed for feed, _ in batches), SAMPLES_PER_SIZE)
+        yield from itertools.islice(batches, SAMPLES_PER_SIZE)
 
 
 def _track(opened: OpenRun, manifest: Manifest) -> None:

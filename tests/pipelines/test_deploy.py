@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from onnx import TensorProto, helper
 from PIL import Image
 
 from lab.artifacts.manifest import Manifest
+from lab.artifacts.rundir import RunDir
 from lab.core.errors import ConfigError, DataError, IncompatibleError, IntegrityError, ParityError, UnsupportedError
 from lab.pipelines.compile import CompileOptions, compile_file, compile_run
 from lab.pipelines.context import OpenRun
@@ -55,9 +57,18 @@ def test_parity_failure_keeps_nothing(opened: OpenRun, monkeypatch: pytest.Monke
     assert not opened.dir.export.exists()
 
 
-@pytest.fixture
-def bundle(opened: OpenRun) -> Path:
+@pytest.fixture(scope="module")
+def compiled_once(trained_once: RunDir) -> Path:
+    opened = OpenRun.find(str(trained_once.path), trained_once.path.parents[1])
     return compile_run(opened, "x86", CompileOptions(batch_sizes=(1, 4))).folder
+
+
+@pytest.fixture
+def bundle(compiled_once: Path, opened: OpenRun) -> Path:
+    """The bundle of the test's own copy of the run."""
+    for name in ("export", "bundles"):
+        shutil.copytree(compiled_once.parents[1] / name, opened.dir.path / name, dirs_exist_ok=True)
+    return opened.dir.bundle("x86")
 
 
 def test_x86_bundle_equals_onnx_runtime_and_is_skipped_when_unchanged(opened: OpenRun, bundle: Path) -> None:
@@ -68,6 +79,8 @@ def test_x86_bundle_equals_onnx_runtime_and_is_skipped_when_unchanged(opened: Op
     assert rung.max_abs_error is not None
     assert rung.max_abs_error <= 1e-4
     assert [entry.batch_size for entry in manifest.entries] == [1, 4]
+    assert manifest.metrics["tvm-x86"]["accuracy"] == manifest.metrics["onnxruntime"]["accuracy"]
+    assert manifest.metrics["tvm-x86"]["latency_p50_ms"] > 0
     report = json.loads((bundle / "report.json").read_text())
     assert all(row["schedule"] for row in report["kernels"])
     assert compile_run(opened, "x86", CompileOptions(batch_sizes=(1, 4))).skipped
@@ -89,6 +102,8 @@ def test_export_and_compile_are_children_of_the_run_in_mlflow(
     compiled = by_target["x86"].data
     assert compiled.params["model.name"] == "resnet20"
     assert compiled.metrics["top1_agreement"] == 1.0
+    assert compiled.metrics["accuracy"] == pytest.approx(opened.manifest.metrics["train"]["test/accuracy"])
+    assert compiled.metrics["latency_p50_ms"] > 0
     assert compiled.metrics["size_mb"] > 0
 
 

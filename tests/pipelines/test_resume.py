@@ -47,7 +47,8 @@ def test_kill_9_and_resume_ends_with_the_same_weights(home: Path, tmp_path: Path
     while not run.checkpoint.is_dir() and time.monotonic() < deadline:
         time.sleep(0.005)
     os.kill(killed.pid, signal.SIGKILL)
-    assert killed.wait() == -signal.SIGKILL
+    killed.communicate(timeout=DEADLINE_S)
+    assert killed.returncode == -signal.SIGKILL
     assert not run.weights.exists(), "it ended before it was killed"
     finish(whole)
 
