@@ -73,7 +73,7 @@ format: $(STAMP) ## Format the code
 	$(BIN)/ruff format .
 
 bench-train: $(STAMP) ## Training throughput against a plain PyTorch loop
-	$(BIN)/python benchmarks/train_throughput.py
+	$(BIN)/python benchmarks/train_throughput.py $(CONFIG) $(ARGS)
 
 gpu-check: ## On a GPU machine: train, run CUDA bundles, time both; writes benchmarks/results/ (no set-up, uses PYTHON)
 	$(PYTHON) benchmarks/gpu_check.py $(ARGS)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lab.artifacts.files import sha256_json, write_text
+from lab.artifacts.files import read_json, sha256_json, write_text
 from lab.artifacts.manifest import Manifest, now
 from lab.artifacts.rundir import RunDir, find_run, new_run_dir
 from lab.config.load import to_yaml
@@ -77,7 +77,26 @@ def resume(spec: str, runs_dir: Path) -> TrainReport:
             expected=f"digest {str(recorded)[:12]}",
             hint="undo the change, or start a new run from the changed file: lab train " + str(run.config),
         )
+    if run.read_status().get("status") == "finished":
+        say(f"{run.path} is finished: nothing to do")
+        return _finished(run)
     return _train(config, LEARN[config.task](config), run, resume=True)
+
+
+def _finished(run: RunDir) -> TrainReport:
+    """What a finished run's files tell."""
+    from lab.train.resume import finished_path
+
+    manifest, fitted = Manifest.load(run.path), read_json(finished_path(run))
+    return TrainReport(
+        run=run,
+        status="finished",
+        metrics=manifest.metrics["train"],
+        num_epochs=fitted["num_epochs"],
+        images_per_s=fitted["images_per_s"],
+        durations_s=manifest.durations_s,
+        tracking="make ui",
+    )
 
 
 def _digest(config: RunConfig) -> str:
@@ -154,7 +173,9 @@ def _evaluate(config: RunConfig, task: Any, run: RunDir, tracker: Tracker) -> di
     from lab.pipelines.evaluate import evaluate_model
 
     scores = evaluate_model(config, task, run.weights)
-    tracker.log_metrics(scores)
+    # Also under the plain names that export, compile and bench use, so that one column compares them all.
+    plain = {name.rpartition("/")[2]: value for name, value in scores.items()}
+    tracker.log_metrics(scores | plain | {"size_mb": run.weights.stat().st_size / 1e6})
     return scores
 
 

@@ -71,7 +71,7 @@ def test_flip_mirrors_about_half(images: Tensor) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(
-    rgb=st.tuples(*[st.floats(0, 1, width=32)] * 3),
+    rgb=st.tuples(*[st.integers(0, 255).map(lambda level: level / 255)] * 3),  # what pixels can be
     offset=st.tuples(st.floats(-36, 36), st.floats(-50, 50), st.floats(-50, 50)),
 )
 def test_hls_shift_agrees_with_colorsys(rgb: tuple[float, float, float], offset: tuple[float, float, float]) -> None:
