@@ -43,7 +43,8 @@ def command(
         from lab.pipelines.context import load_config
 
         report = train.start(load_config(config, [f"runs_dir={runs_dir}", *(overrides or [])]))
-    emit(report.to_dict(), as_json, lambda: _render(report))
+    if report.leads:
+        emit(report.to_dict(), as_json, lambda: _render(report))
     if report.status == "killed":
         raise typer.Exit(130)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,8 @@ class TrainReport:
     images_per_s: float
     durations_s: dict[str, float]
     tracking: str
+    leads: bool = True
+    """False in the processes of a distributed job that only helped: they have nothing to say."""
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -106,10 +108,11 @@ def _digest(config: RunConfig) -> str:
 def _train(config: RunConfig, task: Any, run: RunDir, *, resume: bool) -> TrainReport:
     from lab.train.distributed import is_leader
 
-    tracker = _open_tracker(config, run, task) if is_leader() else _silent()
+    leads = is_leader()
+    tracker = _open_tracker(config, run, task) if leads else _silent()
     status: RunStatus = "failed"
     try:
-        report = _fit_and_describe(config, task, run, tracker, resume=resume)
+        report = _fit_and_describe(config, task, run, tracker, resume=resume, leads=leads)
         status = report.status
     except KeyboardInterrupt:
         status = "killed"
@@ -118,7 +121,7 @@ def _train(config: RunConfig, task: Any, run: RunDir, *, resume: bool) -> TrainR
         tracker.set_tags({"lab.error": error.what})
         raise
     finally:
-        if is_leader():
+        if leads:
             run.update_status(status=status, ended=now())
         tracker.finish(status)
     return report
@@ -148,15 +151,17 @@ def _open_tracker(config: RunConfig, run: RunDir, task: Any) -> Tracker:
     return tracker
 
 
-def _fit_and_describe(config: RunConfig, task: Any, run: RunDir, tracker: Tracker, *, resume: bool) -> TrainReport:
-    from lab.train.distributed import is_leader
+def _fit_and_describe(
+    config: RunConfig, task: Any, run: RunDir, tracker: Tracker, *, resume: bool, leads: bool
+) -> TrainReport:
     from lab.train.fit import fit
 
     stages = Stages()
     with stages.stage("fit"):
         result = fit(task, config, run, tracker, resume=resume)
-    if result.status != "finished" or not is_leader():
-        return _report(run, tracker, result, result.status, dict(result.metrics), stages)
+    if result.status != "finished" or not leads:
+        report = _report(run, tracker, result, result.status, dict(result.metrics), stages)
+        return replace(report, leads=leads)
     metrics = dict(result.metrics)
     with stages.stage("evaluate"):
         metrics |= _evaluate(config, task, run, tracker)
