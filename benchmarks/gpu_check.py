@@ -34,7 +34,10 @@ from lab.core.errors import LabError, MissingToolError  # noqa: E402
 from lab.core.host import cpu_name, versions  # noqa: E402
 from lab.core.timing import interleaved  # noqa: E402
 
-SMALL_CONFIGS = {"classification": REPO / "configs/classification/fashion_mnist_resnet18.yaml"}
+SMALL_CONFIGS = {
+    "gpu": {"classification": REPO / "configs/classification/fashion_mnist_resnet18.yaml"},
+    "cpu": {"classification": REPO / "configs/classification/smoke.yaml"},
+}
 QUICK = ["train.epochs=2", "tracking.enabled=false", "name=gpu-check"]
 RUNTIME_PACKAGES = ("tvm", "tvm_ffi")
 COMPILER_ONLY = ("libtvm_compiler", "include", "src", "share")
@@ -51,7 +54,7 @@ def train(device: str, scratch: Path) -> dict[str, Any]:
     from lab.pipelines.train import start
 
     results: dict[str, Any] = {}
-    for task, path in SMALL_CONFIGS.items():
+    for task, path in SMALL_CONFIGS[device].items():
         overrides = [*QUICK, f"train.device={device}", f"runs_dir={scratch / 'runs'}"]
         overrides += ["train.limit_train_batches=4"] if device == "cpu" else []
         report = start(load_config(path, overrides))
@@ -69,7 +72,7 @@ def training_speed(device: str, scratch: Path) -> dict[str, Any]:
     import torchvision
     from torch import nn
 
-    batch, size = (256, 224) if device == "gpu" else (4, 64)
+    batch, size = (256, 224) if device == "gpu" else (4, 32)
     name = "cuda" if device == "gpu" else "cpu"
     x_NCHW = torch.randn(batch, 3, size, size, device=name).to(memory_format=torch.channels_last)
     y_N = torch.randint(0, 1000, (batch,), device=name)
@@ -104,9 +107,9 @@ def lab_against_plain(device: str, scratch: Path) -> dict[str, Any]:
     from lab.tracking.null import NullTracker
     from lab.train.fit import fit
 
-    num_batches = 100 if device == "gpu" else 3
+    num_batches = 100 if device == "gpu" else 20
     limits = [*QUICK, f"train.limit_train_batches={num_batches}", f"train.device={device}", "train.ema_decay=null"]
-    config = load_config(SMALL_CONFIGS["classification"], limits)
+    config = load_config(SMALL_CONFIGS[device]["classification"], limits)
     task = LEARN[config.task](config)
     speeds: dict[str, list[float]] = {"lab": [], "plain": []}
     for number in range(3):

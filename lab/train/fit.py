@@ -95,6 +95,7 @@ def fit(task: LearningTask, config: RunConfig, run: RunDir, tracker: Tracker, *,
     """
     device = choose_device(config.train)
     if is_leader():
+        run.path.mkdir(parents=True, exist_ok=True)
         say(f"training on {device} ({device.why})")
     start = find_start(run, config, device) if resume else StartPoint()
     if start.finished is not None:

@@ -22,7 +22,6 @@ def test_loss_curve_equals_that_of_a_plain_loop(tmp_path: Path) -> None:
         train={"epochs": 2, "batch_size": 16, "device": "cpu", "num_threads": 1, "log_every_n_steps": 1},
     )
     config = build(parse_source(yaml.safe_dump(raw), "tiny"), ClassificationConfig)
-    (tmp_path / "run").mkdir()
     losses = assert_same_loss_curve(ClassificationTask(config), config, tmp_path / "run")
     assert len(losses) == 2 * 12
     assert losses[-1] < losses[0]
