@@ -7,15 +7,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lab.artifacts.files import atomic_dir, recover_dir, sha256_file, write_json, write_text
+from lab.artifacts.files import atomic_dir, read_json, recover_dir, sha256_file, write_json, write_text
 from lab.artifacts.manifest import MANIFEST_NAME, Manifest
-from lab.core.errors import ArtifactError, ConfigError
+from lab.core.errors import ConfigError
 from lab.core.host import num_cores, versions
 from lab.core.interfaces import Runner
 from lab.core.progress import say
 from lab.core.signature import Signature
 from lab.core.timing import Latency, Stages, interleaved
-from lab.pipelines.context import OpenRun
+from lab.pipelines.context import OpenRun, existing_artifact
 from lab.pipelines.evaluate import feeds, final_split
 from lab.pipelines.export import export
 from lab.pipelines.parity import Climbed, Sample, climb, not_run, require
@@ -122,7 +122,7 @@ def compile_file(onnx: Path, target_spec: str, output: Path | None, options: Com
 def _compile(source: _Source, target: Target, folder: Path, options: CompileOptions) -> CompileReport:
     recover_dir(folder)
     parents = {source.onnx.name: sha256_file(source.onnx)}
-    existing = _existing(folder)
+    existing = existing_artifact(folder, f"compile {target.name}")
     if existing and not options.force and _unchanged(existing, parents, target, options):
         say(f"compile {target.name}: unchanged since {existing.created}, skipped (--force repeats it)")
         return CompileReport(folder, existing, _read_report(folder), skipped=True)
@@ -132,24 +132,12 @@ def _compile(source: _Source, target: Target, folder: Path, options: CompileOpti
     return CompileReport(folder, manifest, _read_report(folder), skipped=False)
 
 
-def _existing(folder: Path) -> Manifest | None:
-    if not (folder / MANIFEST_NAME).exists():
-        return None
-    try:
-        return Manifest.load(folder)
-    except ArtifactError as error:
-        say(f"compile: the existing bundle is not used: {error.what}")
-        return None
-
-
 def _unchanged(existing: Manifest, parents: dict[str, str], target: Target, options: CompileOptions) -> bool:
     same = existing.parents == parents and existing.target == target.info() and existing.versions == versions()
     return same and existing.options == options.recorded()
 
 
 def _read_report(folder: Path) -> dict[str, Any]:
-    from lab.artifacts.files import read_json
-
     return dict(read_json(folder / REPORT_NAME))
 
 

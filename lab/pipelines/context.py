@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from lab.artifacts.manifest import Manifest
+from lab.artifacts.manifest import MANIFEST_NAME, Manifest
 from lab.artifacts.rundir import RunDir, find_run
 from lab.config.load import Source, build, read_source
 from lab.config.run import RunConfig
 from lab.core.errors import ArtifactError, ConfigError
 from lab.core.host import num_cores
+from lab.core.progress import say
 from lab.tasks import CONFIGS, DEPLOY, LEARN
 
 if TYPE_CHECKING:
@@ -66,16 +68,20 @@ class OpenRun:
         module: ModuleType = DEPLOY[self.config.task]
         return module
 
-    def learning_task(self) -> Any:
-        """The task's learning half; imports torch."""
+    @cached_property
+    def _learning_task(self) -> Any:
         return LEARN[self.config.task](self.config)
+
+    def learning_task(self) -> Any:
+        """The task's learning half, made once, so that its data is read once; imports torch."""
+        return self._learning_task
 
     def build_model(self) -> nn.Module:
         """The trained model in evaluation mode on the CPU."""
         from lab.train.weights import load_weights
 
         # The stored weights replace the initial ones, so none are downloaded.
-        model: nn.Module = LEARN[self.config.task](self.config).build_model(pretrained=False)
+        model: nn.Module = self.learning_task().build_model(pretrained=False)
         load_weights(model, self.dir.weights)
         return model.eval()
 
@@ -92,6 +98,17 @@ class OpenRun:
             tags={"lab.step": name.split()[0], "lab.parent": self.dir.name} | (tags or {}),
             folder=self.dir.path,
         )
+
+
+def existing_artifact(folder: Path, step: str) -> Manifest | None:
+    """The manifest of what an earlier run of `step` left in `folder`; None, and a line, when it cannot be used."""
+    if not (folder / MANIFEST_NAME).exists():
+        return None
+    try:
+        return Manifest.load(folder)
+    except ArtifactError as error:
+        say(f"{step}: the existing one is not used: {error.what}")
+        return None
 
 
 def experiment_name(config: RunConfig) -> str:

@@ -10,11 +10,10 @@ from typing import Any
 
 from lab.artifacts.files import atomic_dir, recover_dir, sha256_file, write_text
 from lab.artifacts.manifest import MANIFEST_NAME, Manifest
-from lab.core.errors import ArtifactError
 from lab.core.host import num_cores, versions
 from lab.core.progress import say
 from lab.core.timing import Stages
-from lab.pipelines.context import OpenRun
+from lab.pipelines.context import OpenRun, existing_artifact
 from lab.pipelines.evaluate import feeds, final_split
 from lab.pipelines.parity import Climbed, climb, require
 
@@ -52,22 +51,15 @@ def export(opened: OpenRun, *, force: bool = False) -> ExportReport:
     recover_dir(run.export)
     parents = {"model.safetensors": sha256_file(run.weights)}
     options = opened.config.export.model_dump()
-    existing = _existing(run.export)
-    if existing and not force and (existing.parents, existing.options) == (parents, options):
+    existing = existing_artifact(run.export, "export")
+    if existing and not force and _unchanged(existing, parents, options):
         say(f"export: unchanged since {existing.created}, skipped (--force repeats it)")
         return ExportReport(run.export, existing, skipped=True)
     return ExportReport(run.export, _export(opened, parents, options), skipped=False)
 
 
-def _existing(folder: Path) -> Manifest | None:
-    if not (folder / MANIFEST_NAME).exists():
-        return None
-    try:
-        manifest = Manifest.load(folder)
-    except ArtifactError as error:
-        say(f"export: the existing one is not used: {error.what}")
-        return None
-    return manifest if manifest.versions == versions() else None
+def _unchanged(existing: Manifest, parents: dict[str, str], options: dict[str, Any]) -> bool:
+    return (existing.parents, existing.options, existing.versions) == (parents, options, versions())
 
 
 def _export(opened: OpenRun, parents: dict[str, str], options: dict[str, Any]) -> Manifest:
