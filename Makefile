@@ -11,6 +11,8 @@ EXTRAS ?= dev,bench
 
 TASK ?= classification
 CONFIG_classification := configs/classification/fashion_mnist.yaml
+CONFIG_detection := configs/detection/fashion_scenes.yaml
+CONFIG_segmentation := configs/segmentation/land_cover.yaml
 CONFIG ?= $(CONFIG_$(TASK))
 ARGS ?=
 RUN ?= latest
@@ -36,7 +38,7 @@ setup-arm: ## Install the ARM cross-compiler and qemu from the distribution (nee
 	@sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
 	  $$sudo apt-get update -qq && $$sudo apt-get install -y -qq gcc-aarch64-linux-gnu g++-aarch64-linux-gnu qemu-user-static g++
 
-train: $(STAMP) ## Train TASK (default: ResNet-20 on Fashion-MNIST), tracked in MLflow
+train: $(STAMP) ## Train TASK=classification|detection|segmentation, tracked in MLflow
 	$(BIN)/lab train $(CONFIG) $(ARGS)
 
 export: $(STAMP) ## Export RUN to ONNX

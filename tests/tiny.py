@@ -58,3 +58,13 @@ def tiny_config(data: Path, **changes: Any) -> dict[str, Any]:
 def write_config(path: Path, config: dict[str, Any]) -> Path:
     path.write_text(yaml.safe_dump(config, sort_keys=False))
     return path
+
+
+def class_score(outputs: dict[str, np.ndarray], targets: np.ndarray, **options: Any) -> dict[str, float]:
+    """What the classification scorer says of outputs whose right answers are `targets`."""
+    from lab.data.dataset import Sample
+    from lab.tasks.classification import deploy
+
+    scorer = deploy.scorer((), {}, **options)
+    scorer.update(outputs, [Sample(np.zeros((1, 1, 3), np.uint8), target, "x") for target in targets])
+    return scorer.compute()

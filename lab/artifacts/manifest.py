@@ -16,7 +16,7 @@ from lab.artifacts.files import read_json, sha256_file, write_json
 from lab.core.errors import ArtifactError, IntegrityError
 from lab.core.signature import Signature
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST_NAME = "manifest.json"
 
 Kind = Literal["run", "onnx", "bundle"]
@@ -36,7 +36,7 @@ class Rung:
     max_abs_error: float | None = None
     max_rel_error: float | None = None
     tolerance: float | None = None
-    top1_agreement: float | None = None
+    agreement: float | None = None
     reason: str = ""
 
 

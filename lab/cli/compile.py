@@ -94,7 +94,7 @@ def _render(report: CompileReport, kernels: bool) -> None:
             ("kernels", f"{len(rows)}, naive: {len(naive)}" + (f" ({', '.join(naive)})" if naive else "")),
             *parity,
             ("max abs error", last.max_abs_error),
-            ("same answer", last.top1_agreement),
+            ("same answer", last.agreement),
             *((f"{last.name} {name}", value) for name, value in manifest.metrics.get(last.name, {}).items()),
         ]
     )

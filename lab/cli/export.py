@@ -32,7 +32,7 @@ def command(
                 ("size MB", report.manifest.files["model.onnx"]["size_bytes"] / 1e6),
                 ("parity", f"{rung.status}: {rung.name} vs {rung.reference}, {rung.num_samples} samples"),
                 ("max abs error", rung.max_abs_error),
-                ("same top-1", rung.top1_agreement),
+                ("same answer", rung.agreement),
             ]
         ),
     )

@@ -18,7 +18,21 @@ def command(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write JSON Lines here instead of standard output.")
     ] = None,
-    top_k: Annotated[int, typer.Option("--top-k", min=1, help="Answers per file.")] = 5,
+    top_k: Annotated[
+        int | None, typer.Option("--top-k", min=1, help="Classification: answers per file; default 5.")
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Detection: least score of an object that is told.")
+    ] = None,
+    save_images: Annotated[
+        Path | None, typer.Option("--save-images", help="Folder for pictures of the predictions: boxes, masks.")
+    ] = None,
+    save_responses: Annotated[
+        Path | None, typer.Option("--save-responses", help="Folder for the endpoint's response to each file.")
+    ] = None,
+    accept: Annotated[
+        str | None, typer.Option(help="Content type of the responses, e.g. image/png for a segmentation mask.")
+    ] = None,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Files read at a time.")] = 16,
     threads: Threads = None,
 ) -> None:
@@ -27,12 +41,14 @@ def command(
     Exit code 3 when any file failed, after all others were done.
     """
     from lab.artifacts.files import atomic_path
-    from lab.pipelines.predict import predict
+    from lab.pipelines.predict import Saving, predict
     from lab.runtime.tvm_runner import use_runtime_library_only
 
     use_runtime_library_only()
     num_errors = 0
-    stream = predict(bundle, paths, batch_size=batch, top_k=top_k, num_threads=threads)
+    options = {"top_k": top_k, "threshold": threshold}
+    save = Saving(save_images, save_responses, accept)
+    stream = predict(bundle, paths, batch_size=batch, options=options, save=save, num_threads=threads)
     if output is None:
         for record in stream:
             num_errors += "error" in record

@@ -40,6 +40,8 @@ class TrainConfig(LabModel):
     log_every_n_steps: int = Field(20, ge=1)
     limit_train_batches: int | None = Field(None, ge=1)
     """Batches per epoch, for smoke runs."""
+    sync_batch_norm: bool = False
+    """Batch normalisation over the samples of all processes, not of each one alone (SS-H22)."""
     deterministic: bool = True
     """Ask PyTorch for deterministic kernels; needed for a resumed run to equal an uninterrupted one on a GPU."""
 
@@ -47,7 +49,7 @@ class TrainConfig(LabModel):
 class OptimizerConfig(LabModel):
     """Optimizer and its constants (IC-H4, H5, H12, H13, H16, H20, H23, H29)."""
 
-    name: Literal["sgd", "nag", "adam", "adamw", "rmsprop"] = "sgd"
+    name: Literal["sgd", "nag", "adam", "adamw", "rmsprop", "adagrad", "adadelta"] = "sgd"
     """nag is SGD with Nesterov momentum."""
     learning_rate: float = Field(0.1, gt=0, le=10)
     momentum: float = Field(0.9, ge=0, lt=1)
@@ -58,23 +60,27 @@ class OptimizerConfig(LabModel):
     beta_1: float = Field(0.9, ge=0, lt=1)
     beta_2: float = Field(0.999, ge=0, lt=1)
     eps: float = Field(1e-8, gt=0, le=1)
-    """adam, adamw and rmsprop."""
+    """All but sgd and nag."""
     gamma: float = Field(0.9, ge=0, lt=1)
-    """rmsprop: decay of the squared-gradient average."""
+    """rmsprop, adadelta: decay of the squared-gradient average (SS-H13: gamma1)."""
+    rmsprop_momentum: float = Field(0.0, ge=0, lt=1)
+    """SS-H14: gamma2."""
 
 
 class ScheduleConfig(LabModel):
     """Learning rate over time, updated every optimizer step."""
 
-    name: Literal["constant", "step", "cosine", "one_cycle"] = "constant"
+    name: Literal["constant", "step", "cosine", "poly", "one_cycle"] = "constant"
     steps: tuple[int, ...] = ()
     """step: epochs after which the rate is multiplied by `factor` (IC-H18)."""
     factor: float = Field(0.1, gt=0, le=1)
     """step: IC-H17."""
     warmup_epochs: float = Field(0.0, ge=0)
-    """constant, step and cosine: linear warm-up from zero over this many epochs."""
+    """All but one_cycle: linear warm-up from zero over this many epochs."""
     min_factor: float = Field(0.0, ge=0, le=1)
-    """cosine: the rate ends at learning_rate * min_factor."""
+    """cosine and poly: the rate ends at learning_rate * min_factor."""
+    power: float = Field(0.9, gt=0)
+    """poly: the rate falls as (1 - progress) ** power."""
     peak_at: float = Field(0.3, gt=0, lt=1)
     """one_cycle: the fraction of training at which the rate peaks at learning_rate."""
     start_divisor: float = Field(25.0, ge=1)
@@ -140,6 +146,9 @@ class RunConfig(LabModel):
     """Name of the run's folder; the default is the configuration file's name."""
     seed: int = Field(0, ge=0)
     runs_dir: Path = Path("runs")
+    init_from: str | None = None
+    """Start from these weights instead of fresh ones: torchvision/<model> (published weights of the whole model), or a
+    run (folder, name, latest) of the same architecture (incremental training, IC-I6, OD-I5, SS-I6)."""
     train: TrainConfig = TrainConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()

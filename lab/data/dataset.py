@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 import numpy as np
 
@@ -15,17 +15,51 @@ from lab.core.errors import DataError
 from lab.data.preprocess import load_image
 
 LabelFormat = Literal["class", "multi-hot", "class-id"]
+Kind = Literal["class", "boxes", "mask"]
+"""What the annotations of a data set are: a class (or several) per image, objects with boxes, a class per pixel."""
+
+IGNORE = 255
+"""Value of a mask's pixels that belong to no class: neither trained on nor counted."""
 
 # Reading every byte of a larger data set would cost minutes at each start.
 MAX_HASHED_BYTES = 2 << 30
 
 
 @dataclass(frozen=True)
+class Boxes:
+    """The K objects of one image.
+
+    `boxes_K4` float32: xmin, ymin, xmax, ymax in pixels from the top left corner of the image, xmax and ymax
+    exclusive. `classes_K` int64. `ignore_K` bool: "difficult" (VOC) or "crowd" (COCO) objects, which are neither
+    trained on nor counted, whether found or not.
+    """
+
+    boxes_K4: np.ndarray
+    classes_K: np.ndarray
+    ignore_K: np.ndarray
+
+    @classmethod
+    def of(cls, boxes: Any, classes: Any, ignore: Any = None) -> Boxes:
+        """From nested sequences; no objects are arrays of shape [0, 4] and [0]."""
+        boxes_K4 = np.asarray(boxes, np.float32).reshape(-1, 4)
+        classes_K = np.asarray(classes, np.int64).reshape(-1)
+        ignore_K = np.zeros(len(classes_K), bool) if ignore is None else np.asarray(ignore, bool).reshape(-1)
+        return cls(boxes_K4, classes_K, ignore_K)
+
+    def __len__(self) -> int:
+        return len(self.classes_K)
+
+
+Annotation = int | np.ndarray | Boxes
+"""class: an index, or a float32 multi-hot vector; boxes: `Boxes`; mask: uint8 [H, W] of class indices and IGNORE."""
+
+
+@dataclass(frozen=True)
 class Sample:
-    """One decoded image: uint8 HWC, its class index (or float32 multi-hot vector), and the file or record it is."""
+    """One decoded image (uint8 HWC) with its annotation, and the file or record it is."""
 
     image: np.ndarray
-    label: int | np.ndarray
+    label: Annotation
     name: str
 
 
@@ -34,13 +68,19 @@ class ReadOptions:
     """What a format cannot know from the files alone.
 
     `labels` are class names (and fix their order and number), `num_classes` only their number. `companion` is a second
-    path: the label file of an IDX image file, the folder that the paths of a `.lst` file are relative to.
+    path: the label file of an IDX image file, the folder that image paths in a listing are relative to. `annotations`
+    is the folder or file of the annotations where it is not `path` itself; `label_map` a file that renumbers a mask's
+    values; `subset` the name of a part (VOC's ImageSets). `kind` is what is asked for where a format holds several.
     """
 
     labels: tuple[str, ...] | None = None
     num_classes: int | None = None
     companion: Path | None = None
     label_format: LabelFormat = "class"
+    kind: Kind = "class"
+    annotations: Path | None = None
+    label_map: Path | None = None
+    subset: str | None = None
 
     @property
     def expected_classes(self) -> int | None:
@@ -48,7 +88,10 @@ class ReadOptions:
 
 
 class ImageDataset(Protocol):
-    """Labelled images in a fixed order."""
+    """Annotated images in a fixed order."""
+
+    @property
+    def kind(self) -> Kind: ...
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -69,6 +112,14 @@ class ImageDataset(Protocol):
 
     def __getitem__(self, index: int) -> Sample: ...
 
+    def annotation(self, index: int) -> Annotation:
+        """The annotation alone, without decoding the image. Raises DataError as `__getitem__` does for it."""
+        ...
+
+
+class LabelledImages(ImageDataset, Protocol):
+    """Images with a class, or several, each: annotations small enough to be held all at once."""
+
     def targets(self) -> np.ndarray:
         """int64 [N], or float32 [N, classes] multi-hot."""
         ...
@@ -79,7 +130,9 @@ class ImageDataset(Protocol):
 
 
 class ArrayDataset:
-    """Images of one size, all in memory."""
+    """Images of one size with a class each, all in memory."""
+
+    kind: Kind = "class"
 
     def __init__(self, images_NHWC: np.ndarray, targets: np.ndarray, labels: Sequence[str], source: str) -> None:
         self._images = images_NHWC
@@ -92,6 +145,9 @@ class ArrayDataset:
 
     def __getitem__(self, index: int) -> Sample:
         return Sample(self._images[index], _label(self._targets, index), f"{self.source}[{index}]")
+
+    def annotation(self, index: int) -> Annotation:
+        return _label(self._targets, index)
 
     def targets(self) -> np.ndarray:
         return self._targets
@@ -107,7 +163,9 @@ class ArrayDataset:
 
 
 class FileDataset:
-    """Images decoded from files when they are asked for."""
+    """Images with a class each, decoded from files when they are asked for."""
+
+    kind: Kind = "class"
 
     def __init__(
         self, paths: Sequence[Path], targets: np.ndarray, labels: Sequence[str], source: str, root: Path
@@ -124,6 +182,9 @@ class FileDataset:
     def __getitem__(self, index: int) -> Sample:
         """Raises DataError naming the file when it is missing or damaged."""
         return Sample(load_image(self.paths[index]), _label(self._targets, index), str(self.paths[index]))
+
+    def annotation(self, index: int) -> Annotation:
+        return _label(self._targets, index)
 
     def targets(self) -> np.ndarray:
         return self._targets
@@ -151,6 +212,7 @@ class Subset:
         self.dataset = dataset
         self.indices = indices
         self.labels = dataset.labels
+        self.kind = dataset.kind
         self.source = f"{dataset.source} ({name})"
 
     def __len__(self) -> int:
@@ -159,21 +221,39 @@ class Subset:
     def __getitem__(self, index: int) -> Sample:
         return self.dataset[int(self.indices[index])]
 
+    def annotation(self, index: int) -> Annotation:
+        return self.dataset.annotation(int(self.indices[index]))
+
+    @cached_property
+    def digest(self) -> str:
+        return hashlib.sha256(self.dataset.digest.encode() + self.indices.astype("<i8").tobytes()).hexdigest()
+
+
+class LabelledSubset(Subset):
+    """A subset that keeps what `LabelledImages` promises."""
+
+    def __init__(self, dataset: LabelledImages, indices: np.ndarray, name: str) -> None:
+        super().__init__(dataset, indices, name)
+        self._labelled = dataset
+
     def targets(self) -> np.ndarray:
-        targets: np.ndarray = self.dataset.targets()[self.indices]
+        targets: np.ndarray = self._labelled.targets()[self.indices]
         return targets
 
     @cached_property
     def _arrays(self) -> np.ndarray | None:
-        arrays = self.dataset.arrays()
+        arrays = self._labelled.arrays()
         return None if arrays is None else arrays[self.indices]
 
     def arrays(self) -> np.ndarray | None:
         return self._arrays
 
-    @cached_property
-    def digest(self) -> str:
-        return hashlib.sha256(self.dataset.digest.encode() + self.indices.astype("<i8").tobytes()).hexdigest()
+
+def subset(dataset: ImageDataset, indices: np.ndarray, name: str) -> Subset:
+    """Some samples of `dataset`; labelled images stay `LabelledImages`."""
+    if dataset.kind == "class":
+        return LabelledSubset(cast(LabelledImages, dataset), indices, name)
+    return Subset(dataset, indices, name)
 
 
 def split(dataset: ImageDataset, fraction: float, seed: int) -> tuple[Subset, Subset]:
@@ -192,10 +272,10 @@ def split(dataset: ImageDataset, fraction: float, seed: int) -> tuple[Subset, Su
         )
     order = np.random.default_rng(seed).permutation(total)
     held, rest = np.sort(order[:num_held]), np.sort(order[num_held:])
-    return Subset(dataset, rest, f"without {fraction:g} held out"), Subset(dataset, held, f"{fraction:g} held out")
+    return subset(dataset, rest, f"without {fraction:g} held out"), subset(dataset, held, f"{fraction:g} held out")
 
 
-def class_counts(dataset: ImageDataset) -> dict[str, int]:
+def class_counts(dataset: LabelledImages) -> dict[str, int]:
     """Samples per class name; a multi-label sample counts for each of its classes."""
     targets = dataset.targets()
     counts = targets.sum(axis=0) if targets.ndim == 2 else np.bincount(targets, minlength=len(dataset.labels))

@@ -5,18 +5,16 @@ Shape letters: N images, C channels, H height, W width. Images are uint8 HWC unt
 
 from __future__ import annotations
 
-import struct
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from lab.core.errors import ArtifactError, DataError
+from lab.data.decode import decode
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
 """Suffixes, in lower case, of files that are taken for images below a folder."""
@@ -29,17 +27,6 @@ _INTERPOLATIONS = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
-# What Pillow's decoders raise on damaged files; the set differs by format.
-_DECODE_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    IndexError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
 
 
 @dataclass(frozen=True)
@@ -108,30 +95,7 @@ def load_image(path: Path) -> np.ndarray:
 
 def decode_image(content: bytes, name: str) -> np.ndarray:
     """`load_image` for bytes in memory; `name` stands for the file in messages."""
-    try:
-        with Image.open(BytesIO(content)) as image:
-            image.load()
-            upright = ImageOps.exif_transpose(image)
-            return _to_uint8(upright)
-    except _DECODE_ERRORS as error:
-        # PIL's message shows the buffer's address, which tells nobody anything.
-        unknown = f"{len(content)} bytes that are no known image format"
-        found = unknown if isinstance(error, UnidentifiedImageError) else f"{type(error).__name__}: {error}"
-        raise DataError(
-            f"the image {name} cannot be decoded",
-            got=found if content else "an empty file",
-            expected="a complete image file (JPEG, PNG, BMP, WebP, ...)",
-            hint="replace or remove the file; `lab data check` lists every broken one",
-        ) from error
-
-
-def _to_uint8(image: Image.Image) -> np.ndarray:
-    if image.mode.startswith("I;16") or image.mode == "I":
-        # Pillow clips 16-bit grey to 255; keep the high byte instead.
-        return (np.clip(np.asarray(image).astype(np.int64), 0, 65535) >> 8).astype(np.uint8)[..., None]
-    if image.mode in ("1", "L", "LA"):
-        return np.asarray(image.convert("L"))[..., None]
-    return np.asarray(image.convert("RGB"))
+    return decode(content, name)
 
 
 def to_channels(image_HWC: np.ndarray, num_channels: int) -> np.ndarray:

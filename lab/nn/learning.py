@@ -59,6 +59,15 @@ class LearningTask(Protocol):
         """
         ...
 
+    def published(self, name: str) -> dict[str, Tensor]:
+        """torchvision's published weights of the whole model `name` under this task's own parameter names.
+
+        Raises:
+            ConfigError: no such model for this task; lists those there are.
+            ArtifactError: the weights cannot be had, or are of another architecture than the configured one.
+        """
+        ...
+
     def train_loader(self, rank: int = 0, num_ranks: int = 1) -> ResumableLoader: ...
 
     def eval_loader(self, split: Literal["validation", "test"]) -> ResumableLoader: ...
@@ -78,7 +87,11 @@ class LearningTask(Protocol):
         ...
 
     def metrics(self) -> MetricCollection:
-        """Metrics without prefix; perfect predictions give the maximum of `monitor`."""
+        """Metrics without prefix, all of them scalars; perfect predictions give the maximum of `monitor`."""
+        ...
+
+    def train_metrics(self) -> MetricCollection:
+        """Those that are also measured on training batches; none where that would cost more than it tells."""
         ...
 
     def update_metrics(self, metrics: MetricCollection, outputs: Mapping[str, Tensor], batch: Any) -> None: ...

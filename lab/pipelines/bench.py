@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -136,7 +136,7 @@ def _bench_run(opened: OpenRun, options: BenchOptions) -> list[Row]:
             size_bytes=engine.size_bytes(opened),
             peak_memory_mb=_peak_memory_mb(engine, opened, options, num_threads),
             metric=score.get(_metric(opened)),
-            max_abs_error=_max_abs_error(expected, runner.run(feed)),
+            max_abs_error=_max_abs_error(*opened.deploy.aligned(expected, runner.run(feed))),
         )
     for runner in runners.values():
         runner.close()
@@ -154,7 +154,7 @@ def _chosen(engines: list[Engine], names: tuple[str, ...] | None) -> list[Engine
     return [engine for engine in engines if engine.name in {*names, REFERENCE}]
 
 
-def _max_abs_error(expected: dict[str, np.ndarray], actual: dict[str, np.ndarray]) -> float:
+def _max_abs_error(expected: Mapping[str, np.ndarray], actual: Mapping[str, np.ndarray]) -> float:
     return max(difference(array, actual[name]).max_abs for name, array in expected.items())
 
 

@@ -18,7 +18,8 @@ from lab.core.timing import Latency, Stages, interleaved
 from lab.pipelines.context import OpenRun, existing_artifact
 from lab.pipelines.evaluate import feeds, final_split
 from lab.pipelines.export import export
-from lab.pipelines.parity import Climbed, Sample, climb, not_run, require
+from lab.pipelines.parity import Batch, Climbed, Judge, climb, judge_of, not_run, require
+from lab.tasks import DEPLOY
 
 if TYPE_CHECKING:
     from lab.compile.targets import Target
@@ -74,15 +75,16 @@ class _Source:
     manifest: Manifest | None
     opened: OpenRun | None
 
-    def samples(self, signature: Signature, options: CompileOptions, kind: str) -> Iterator[Sample]:
-        """Inputs and targets for the parity ladder: the run's evaluation split, or random arrays for a file alone."""
+    def batches(self, signature: Signature, options: CompileOptions, kind: str) -> Iterator[Batch]:
+        """What the parity ladder climbs on: the run's evaluation split, or random arrays for a file alone."""
         if self.opened is None:
             for seed in range(options.num_samples or RANDOM_SAMPLES):
                 yield signature.example_inputs({"batch": options.batch_sizes[0]}, seed=seed), None
             return
         task = self.opened.learning_task()
         limit = options.num_samples or PARITY_SAMPLES[kind]
-        yield from feeds(task, self.opened.deploy, final_split(task), batch_size=64, limit=limit)
+        batch_size = min(64, 2 * self.opened.config.train.batch_size)
+        yield from feeds(task, self.opened.deploy, final_split(task), batch_size=batch_size, limit=limit)
 
 
 def compile_run(opened: OpenRun, target_spec: str, options: CompileOptions) -> CompileReport:
@@ -106,6 +108,8 @@ def compile_run(opened: OpenRun, target_spec: str, options: CompileOptions) -> C
 def compile_file(onnx: Path, target_spec: str, output: Path | None, options: CompileOptions) -> CompileReport:
     """Compile any ONNX file; without data, parity is checked on random inputs.
 
+    A file that `lab export` made keeps its task, labels and preprocessing, when its manifest still lies beside it.
+
     Raises:
         ConfigError: no such file.
         UnsupportedError: operators or dynamic sizes the compiler lacks, listed one by one.
@@ -116,7 +120,14 @@ def compile_file(onnx: Path, target_spec: str, output: Path | None, options: Com
         raise ConfigError(f"no ONNX file at {onnx}")
     target = resolve_target(target_spec)
     folder = output or Path("bundles") / f"{onnx.stem}-{target.name.replace(':', '-')}"
-    return _compile(_Source(onnx, None, None), target, folder, options)
+    return _compile(_Source(onnx, _manifest_beside(onnx), None), target, folder, options)
+
+
+def _manifest_beside(onnx: Path) -> Manifest | None:
+    """The manifest of the export that `onnx` is part of; None where there is none, or one of other bytes."""
+    manifest = existing_artifact(onnx.parent, "compile")
+    recorded = manifest.files.get(onnx.name) if manifest and manifest.kind == "onnx" else None
+    return manifest if recorded else None
 
 
 def _compile(source: _Source, target: Target, folder: Path, options: CompileOptions) -> CompileReport:
@@ -198,21 +209,26 @@ def _parity(
         return Climbed(not_run(name, "onnxruntime", reason), {}, {}), None
     say(f"comparing {runner.name} with ONNX Runtime ...")
     reference = OnnxRunner(source.onnx, num_threads=num_cores(), signature=manifest.signature)
-    opened = source.opened
     try:
         climbed = climb(
             reference,
             runner,
-            source.samples(manifest.signature, options, target.kind),
+            source.batches(manifest.signature, options, target.kind),
             tolerance=options.tolerance or target.tolerance,
-            deploy=opened.deploy if opened else None,
-            score_options=opened.learning_task().score_options() if opened else None,
+            judge=_judge(source),
         )
         latency = _latency(runner, manifest) if target.runnable_here()[0] else None
     finally:
         runner.close()
         reference.close()
     return replace(climbed, rung=replace(climbed.rung, name=name)), latency
+
+
+def _judge(source: _Source) -> Judge | None:
+    if source.opened is not None:
+        return judge_of(source.opened)
+    known = source.manifest
+    return Judge(DEPLOY[known.task], known.labels, known.preprocessing, {}) if known and known.task else None
 
 
 def _latency(runner: Runner, manifest: Manifest) -> Latency:
@@ -260,7 +276,7 @@ def _track(opened: OpenRun, report: CompileReport) -> None:
         "size_mb": sum(manifest.files[entry.library]["size_bytes"] for entry in manifest.entries) / 1e6,
         "compile_s": manifest.durations_s["compile"],
         "max_abs_error": rung.max_abs_error,
-        "top1_agreement": rung.top1_agreement,
+        "agreement": rung.agreement,
     }
     measured |= manifest.metrics.get(rung.name, {})
     tracker.log_metrics({name: value for name, value in measured.items() if value is not None})

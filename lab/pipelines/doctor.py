@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 from lab.core import host
 from lab.core.errors import LabError
 from lab.data.catalog import CATALOG, CatalogEntry
-from lab.data.resolve import data_root
+from lab.data.resolve import data_root, has_files
 from lab.runtime.toolchain import SETUP_ARM, capture, toolchain
 from lab.tracking.server import is_http, resolve_uri
 
@@ -291,4 +291,4 @@ def _data_sets() -> Iterator[Finding]:
 
 
 def _is_there(entry: CatalogEntry, root: Path) -> bool:
-    return all((root / entry.name / name).is_file() for pair in entry.splits.values() for name in pair)
+    return has_files(entry, root / (entry.base or entry.name))

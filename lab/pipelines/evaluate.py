@@ -14,6 +14,7 @@ from lab.artifacts.manifest import Manifest
 from lab.core.errors import ArtifactError
 from lab.core.interfaces import Runner
 from lab.core.progress import say, track
+from lab.data.dataset import Sample
 from lab.pipelines.context import OpenRun, threads_or_all
 from lab.tasks import DEPLOY
 
@@ -38,36 +39,33 @@ def final_split(task: Any) -> Split:
     return "test" if task.has_split("test") else "validation"
 
 
-def feeds(task: Any, deploy: ModuleType, split: Split, *, batch_size: int, limit: int | None = None) -> Iterator[Any]:
-    """Preprocessed inputs of a split with their targets: ({name: array}, targets), batch by batch.
+def feeds(
+    task: Any, deploy: ModuleType, split: Split, *, batch_size: int, limit: int | None = None
+) -> Iterator[tuple[dict[str, np.ndarray], list[Sample]]]:
+    """Preprocessed inputs of a split with the samples they come from, `batch_size` images at a time.
 
     This is the deployment path (numpy preprocessing from the manifest), not the training loader's.
     """
     dataset = task.eval_dataset(split)
-    targets = dataset.targets()
     count = len(dataset) if limit is None else min(limit, len(dataset))
     for first in range(0, count, batch_size):
         indices = range(first, min(first + batch_size, count))
-        images = [dataset[index].image for index in indices]
-        yield deploy.preprocess(images, task.preprocessing), targets[first : first + len(indices)]
+        samples = [dataset[index] for index in indices]
+        yield deploy.preprocess([sample.image for sample in samples], task.preprocessing), samples
 
 
 def score_runner(
     runner: Runner, task: Any, deploy: ModuleType, split: Split, *, batch_size: int = 64, limit: int | None = None
 ) -> tuple[dict[str, float], int]:
     """The task's metrics of any runner on a split, and the number of samples."""
-    outputs: dict[str, list[np.ndarray]] = {}
-    targets: list[np.ndarray] = []
+    scorer, num_samples = deploy.scorer(task.labels, task.preprocessing, **task.score_options()), 0
     total = len(task.eval_dataset(split))
     total = total if limit is None else min(total, limit)
     batches = feeds(task, deploy, split, batch_size=batch_size, limit=limit)
-    for feed, truth in track(batches, f"evaluating {runner.name}", -(-total // batch_size)):
-        for name, array in runner.run(feed).items():
-            outputs.setdefault(name, []).append(array)
-        targets.append(truth)
-    merged = {name: np.concatenate(arrays) for name, arrays in outputs.items()}
-    truth = np.concatenate(targets)
-    return deploy.score(merged, truth, **task.score_options()), len(truth)
+    for feed, samples in track(batches, f"evaluating {runner.name}", -(-total // batch_size)):
+        scorer.update(runner.run(feed), samples)
+        num_samples += len(samples)
+    return scorer.compute(), num_samples
 
 
 def evaluate_model(config: Any, task: Any, weights: Path) -> dict[str, float]:
@@ -80,7 +78,8 @@ def evaluate_model(config: Any, task: Any, weights: Path) -> dict[str, float]:
     load_weights(model, weights)
     say(f"evaluating on the {split} split ...")
     runner = EagerRunner(model.eval(), task.signature, num_threads=threads_or_all(config.train.num_threads))
-    scores, _ = score_runner(runner, task, DEPLOY[config.task], split, batch_size=256)
+    batch_size = min(256, 2 * config.train.batch_size)  # what training had memory for, without its gradients
+    scores, _ = score_runner(runner, task, DEPLOY[config.task], split, batch_size=batch_size)
     return {f"{split}/{name}": value for name, value in scores.items()}
 
 

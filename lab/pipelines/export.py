@@ -15,7 +15,7 @@ from lab.core.progress import say
 from lab.core.timing import Stages
 from lab.pipelines.context import OpenRun, existing_artifact
 from lab.pipelines.evaluate import feeds, final_split
-from lab.pipelines.parity import Climbed, climb, require
+from lab.pipelines.parity import Climbed, climb, judge_of, require
 
 BATCH_SIZES = (1, 3)  # a size frozen into the graph shows at the other one
 SAMPLES_PER_SIZE = 24
@@ -102,8 +102,7 @@ def _parity(opened: OpenRun, task: Any, model: Any, path: Path, tolerance: float
 
     eager = EagerRunner(model, task.signature, num_threads=num_cores())
     onnx = OnnxRunner(path, num_threads=num_cores())
-    samples = _two_sizes(opened, task)
-    climbed = climb(eager, onnx, samples, tolerance=tolerance, deploy=opened.deploy, score_options=task.score_options())
+    climbed = climb(eager, onnx, _two_sizes(opened, task), tolerance=tolerance, judge=judge_of(opened))
     onnx.close()
     return climbed
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
@@ -13,9 +13,30 @@ from lab.artifacts.manifest import Rung
 from lab.core.compare import Difference, difference
 from lab.core.errors import ParityError
 from lab.core.interfaces import Runner
+from lab.data.dataset import Sample
+from lab.pipelines.context import OpenRun
 
 Arrays = Mapping[str, np.ndarray]
-Sample = tuple[Arrays, np.ndarray | None]
+Batch = tuple[Arrays, Sequence[Sample] | None]
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A task's deploy half with all that its scorer needs."""
+
+    deploy: ModuleType
+    labels: Sequence[str]
+    preprocessing: Mapping[str, Any]
+    score_options: Mapping[str, Any]
+
+    def scorer(self) -> Any:
+        return self.deploy.scorer(self.labels, self.preprocessing, **self.score_options)
+
+
+def judge_of(opened: OpenRun) -> Judge:
+    """The judge of a run's task."""
+    task = opened.learning_task()
+    return Judge(opened.deploy, task.labels, task.preprocessing, task.score_options())
 
 
 @dataclass(frozen=True)
@@ -35,9 +56,8 @@ class _Tally:
     worst_output: str = ""
     num_samples: int = 0
     agreeing: float = 0.0
-    expected: list[Arrays] = field(default_factory=list)
-    actual: list[Arrays] = field(default_factory=list)
-    targets: list[np.ndarray] = field(default_factory=list)
+    num_judged: int = 0
+    num_scored: int = 0
 
     def add(self, size: int, expected: Arrays, actual: Arrays) -> None:
         self.num_samples += size
@@ -46,48 +66,57 @@ class _Tally:
             if gap.max_abs >= self.worst.max_abs:
                 self.worst, self.worst_output = gap, name
 
-    def add_answers(self, size: int, expected: Arrays, actual: Arrays, truth: np.ndarray, deploy: ModuleType) -> None:
-        self.agreeing += size * deploy.agreement(expected, actual)
-        self.expected.append(expected)
-        self.actual.append(actual)
-        self.targets.append(truth)
+    @property
+    def agreement(self) -> float | None:
+        return self.agreeing / self.num_judged if self.num_judged else None
 
 
 def climb(
     reference: Runner,
     candidate: Runner,
-    samples: Iterable[Sample],
+    batches: Iterable[Batch],
     *,
     tolerance: float,
-    deploy: ModuleType | None = None,
-    score_options: Mapping[str, Any] | None = None,
+    judge: Judge | None = None,
 ) -> Climbed:
     """Compare two runners on the same inputs, batch by batch.
 
     Args:
-        samples: named inputs with the leading dimension as the batch, and their targets (None: unknown).
+        batches: named inputs with the leading dimension as the batch, and the samples they show (None: made up).
         tolerance: largest difference of any output that passes; absolute, or relative to the output's largest value
             where that is above one.
-        deploy: the task's deploy half, whose `agreement` says how often the answers are the same and whose `score`
-            gives the metrics of both.
+        judge: who knows what the outputs mean: brings them into a comparable order, says how often the answers are the
+            same, and scores both.
     """
     tally = _Tally()
-    for feed, truth in samples:
+    scorers = [judge.scorer(), judge.scorer()] if judge else []
+    for feed, samples in batches:
         expected, actual = reference.run(feed), candidate.run(feed)
         size = len(next(iter(feed.values())))
-        tally.add(size, expected, actual)
-        if deploy is not None and truth is not None:
-            tally.add_answers(size, expected, actual, truth, deploy)
+        if judge is None:
+            tally.add(size, expected, actual)
+            continue
+        tally.add(size, *judge.deploy.aligned(expected, actual))
+        tally.agreeing += size * judge.deploy.agreement(expected, actual)
+        tally.num_judged += size
+        if samples is not None:
+            tally.num_scored += len(samples)
+            for scorer, outputs in zip(scorers, (expected, actual), strict=True):
+                scorer.update(outputs, samples)
     if tally.num_samples == 0:
         return Climbed(not_run(candidate.name, reference.name, "there was no input to compare on"), {}, {})
-    scores = [_score(tally, outputs, deploy, score_options or {}) for outputs in (tally.expected, tally.actual)]
-    return Climbed(_rung(reference.name, candidate.name, tally, tolerance), *scores)
+    least = judge.deploy.MIN_AGREEMENT if judge else 0.0
+    rung = _rung(reference.name, candidate.name, tally, tolerance, least)
+    scores = [scorer.compute() if tally.num_scored else {} for scorer in scorers] or [{}, {}]
+    return Climbed(rung, *scores)
 
 
-def _rung(reference: str, candidate: str, tally: _Tally, tolerance: float) -> Rung:
-    worst = tally.worst
+def _rung(reference: str, candidate: str, tally: _Tally, tolerance: float, least: float) -> Rung:
+    worst, agreement = tally.worst, tally.agreement
     # Outputs far above one (boxes in pixels, say) are held to the tolerance relative to their largest value.
-    passed = min(worst.max_abs, worst.max_rel) <= tolerance
+    close = min(worst.max_abs, worst.max_rel) <= tolerance
+    passed = close and (agreement is None or agreement >= least)
+    reason = f"only {agreement:.4%} of the answers are the same" if close else f"output '{tally.worst_output}': {worst}"
     return Rung(
         name=candidate,
         reference=reference,
@@ -96,19 +125,9 @@ def _rung(reference: str, candidate: str, tally: _Tally, tolerance: float) -> Ru
         max_abs_error=worst.max_abs,
         max_rel_error=worst.max_rel,
         tolerance=tolerance,
-        top1_agreement=tally.agreeing / tally.num_samples if tally.targets else None,
-        reason="" if passed else f"output '{tally.worst_output}': {worst}",
+        agreement=agreement,
+        reason="" if passed else reason,
     )
-
-
-def _score(
-    tally: _Tally, outputs: list[Arrays], deploy: ModuleType | None, options: Mapping[str, Any]
-) -> dict[str, float]:
-    if deploy is None or not tally.targets:
-        return {}
-    merged = {name: np.concatenate([batch[name] for batch in outputs]) for name in outputs[0]}
-    scores: dict[str, float] = deploy.score(merged, np.concatenate(tally.targets), **options)
-    return scores
 
 
 def not_run(name: str, reference: str, reason: str) -> Rung:

@@ -29,6 +29,7 @@ from lab.train.checkpoint_io import FolderCheckpointIO
 from lab.train.device import Device, choose_device, processor_settings
 from lab.train.distributed import is_leader, world_size
 from lab.train.ema import WeightAverage
+from lab.train.initial import initial_model
 from lab.train.module import LearningModule
 from lab.train.quiet import NoProfiler, quiet_lightning
 from lab.train.records import MetricsFile, epoch_lines
@@ -111,7 +112,9 @@ def _prepare(
     task: LearningTask, config: RunConfig, run: RunDir, tracker: Tracker, device: Device, start: StartPoint
 ) -> _Session:
     file = MetricsFile(run.metrics, tracker) if is_leader() else None
-    module = LearningModule(task, task.build_model(), config, device)
+    # A checkpoint replaces all weights, so that a resumed run does not look for those it once started from.
+    model = task.build_model(pretrained=False) if start.checkpoint else initial_model(task, config)
+    module = LearningModule(task, model, config, device)
     average = WeightAverage(module.model, config.train.ema_decay) if config.train.ema_decay else None
     recorder, stop = Recorder(config, file), StopRequest()
     keeper = Keeper(config, run, average, task.monitor, task.monitor_mode)
@@ -136,6 +139,7 @@ def _trainer(session: _Session) -> Trainer:
         limit_train_batches=train.limit_train_batches or 1.0,
         accumulate_grad_batches=train.accumulate_batches,
         gradient_clip_val=train.gradient_clip_norm,
+        sync_batchnorm=train.sync_batch_norm and world_size() > 1 and device.accelerator == "gpu",
         callbacks=session.callbacks,
         plugins=[FolderCheckpointIO()],
         enable_progress_bar=any(isinstance(callback, Bar) for callback in session.callbacks),

@@ -77,7 +77,7 @@ def scores(metrics: MetricCollection) -> dict[str, float]:
     Raises:
         ConfigError: a metric is not a number, so that it can be neither logged nor compared.
     """
-    values = metrics.compute()
+    values = metrics.compute() if len(metrics) else {}
     for name, value in values.items():
         if value.numel() != 1:
             raise ConfigError(

@@ -36,7 +36,7 @@ class LearningModule(LightningModule):  # type: ignore[misc]
         if config.train.torch_compile:
             # In place: a wrapper would put its own prefix before every saved name.
             self.model.compile()
-        self.train_metrics, self.validation_metrics = task.metrics(), task.metrics()
+        self.train_metrics, self.validation_metrics = task.train_metrics(), task.metrics()
         self.train_loss, self.validation_loss = LossMeter(), LossMeter()
         self.validation_scores: dict[str, float] = {}
         self._rng: list[Any] = []
@@ -85,8 +85,9 @@ class LearningModule(LightningModule):  # type: ignore[misc]
         batch = self._prepared(batch, training=True, seed=seed)
         outputs = self.task.step(self.model, batch)
         self.train_loss.add(outputs["loss"], num_samples(batch), self.global_step + 1)
-        with torch.no_grad():
-            self.task.update_metrics(self.train_metrics, _detached(outputs), batch)
+        if len(self.train_metrics):
+            with torch.no_grad():
+                self.task.update_metrics(self.train_metrics, _detached(outputs), batch)
         return outputs["loss"]
 
     def on_validation_epoch_start(self) -> None:

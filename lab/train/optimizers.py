@@ -30,19 +30,24 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig, *, fused: bool = 
     """The configured optimizer over `model`'s trainable parameters.
 
     Args:
-        fused: update in one kernel, for GPUs; rmsprop has none. Otherwise all parameters go through each operation
-            together (foreach), which is faster than PyTorch's default on CPUs and rounds exactly as it does. The
-            fused CPU kernels round differently with the number of threads.
+        fused: update in one kernel, for GPUs; rmsprop and adadelta have none. Otherwise all parameters go through each
+            operation together (foreach), which is faster than PyTorch's default on CPUs and rounds exactly as it does.
+            The fused CPU kernels round differently with the number of threads.
 
     Raises:
         ConfigError: every parameter is frozen.
     """
     groups, rate = parameter_groups(model, config), config.learning_rate
     if config.name == "rmsprop":
-        return optim.RMSprop(groups, lr=rate, alpha=config.gamma, eps=config.eps, foreach=True)
+        momentum = config.rmsprop_momentum
+        return optim.RMSprop(groups, lr=rate, alpha=config.gamma, eps=config.eps, momentum=momentum, foreach=True)
+    if config.name == "adadelta":
+        return optim.Adadelta(groups, lr=rate, rho=config.gamma, eps=config.eps, foreach=True)
     how = {"fused": True} if fused else {"foreach": True}
     if config.name in ("sgd", "nag"):
         nesterov = config.name == "nag" and config.momentum > 0
         return optim.SGD(groups, lr=rate, momentum=config.momentum, nesterov=nesterov, **how)
+    if config.name == "adagrad":
+        return optim.Adagrad(groups, lr=rate, eps=config.eps, **how)
     kind = optim.AdamW if config.name == "adamw" else optim.Adam
     return kind(groups, lr=rate, betas=(config.beta_1, config.beta_2), eps=config.eps, **how)

@@ -10,8 +10,9 @@ from lab.config.run import ScheduleConfig
 def learning_rate(step: int, base: float, config: ScheduleConfig, steps_per_epoch: int, epochs: int) -> float:
     """The learning rate at optimizer step `step` (from 0), where `base` is the configured rate.
 
-    constant, step and cosine begin with a linear warm-up that reaches `base` at the last step of `warmup_epochs`;
-    cosine decays over the steps after it as in SGDR (Loshchilov and Hutter 2017, eq. 5, one cycle). one_cycle is
+    All but one_cycle begin with a linear warm-up that reaches `base` at the last step of `warmup_epochs`. Over the
+    steps after it cosine decays as in SGDR (Loshchilov and Hutter 2017, eq. 5, one cycle), poly as
+    (1 - progress) ** power (DeepLab, Chen et al. 2018, section 4.1; PyTorch's PolynomialLR). one_cycle is
     `torch.optim.lr_scheduler.OneCycleLR` with cosine annealing and two phases; momentum is not cycled.
     """
     total = steps_per_epoch * epochs
@@ -25,6 +26,9 @@ def learning_rate(step: int, base: float, config: ScheduleConfig, steps_per_epoc
         return float(base * config.factor**passed)
     if config.name == "cosine":
         return _anneal(base, base * config.min_factor, (step - warmup) / max(1, total - warmup))
+    if config.name == "poly":
+        left = 1.0 - min(1.0, (step - warmup) / max(1, total - warmup))
+        return float(base * (config.min_factor + (1.0 - config.min_factor) * left**config.power))
     return base
 
 

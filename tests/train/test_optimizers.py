@@ -56,6 +56,9 @@ def test_nothing_to_train_is_an_error() -> None:
         ({"name": "adam", "beta_1": 0.8, "eps": 1e-6}, torch.optim.Adam, {"betas": (0.8, 0.999), "eps": 1e-6}),
         ({"name": "adamw", "beta_2": 0.9}, torch.optim.AdamW, {"betas": (0.9, 0.9)}),
         ({"name": "rmsprop", "gamma": 0.6, "eps": 1e-3}, torch.optim.RMSprop, {"alpha": 0.6, "eps": 1e-3}),
+        ({"name": "rmsprop", "rmsprop_momentum": 0.4}, torch.optim.RMSprop, {"momentum": 0.4}),
+        ({"name": "adadelta", "gamma": 0.8}, torch.optim.Adadelta, {"rho": 0.8}),
+        ({"name": "adagrad", "eps": 1e-3}, torch.optim.Adagrad, {"eps": 1e-3}),
     ],
 )
 def test_names_and_constants(values: dict[str, Any], kind: type, expected: dict[str, Any]) -> None:

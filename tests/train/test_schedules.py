@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR, OneCycleLR
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR, OneCycleLR, PolynomialLR
 
 from lab.config.run import ScheduleConfig
 from lab.train.schedules import learning_rate, learning_rate_factor
@@ -61,7 +61,14 @@ def test_step_is_that_of_pytorch() -> None:
     assert [0.4 * f for f in factors(7, 5, name="step", steps=[2, 3], factor=0.3)] == pytest.approx(expected, rel=1e-9)
 
 
-@pytest.mark.parametrize("name", ["constant", "cosine"])
+def test_poly_is_that_of_pytorch() -> None:
+    sgd = optimizer(0.4)
+    expected = rates(sgd, PolynomialLR(sgd, total_iters=35, power=0.9), 35)
+    ours = [learning_rate(step, 0.4, ScheduleConfig(name="poly"), 7, 5) for step in range(35)]
+    assert ours == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", ["constant", "cosine", "poly"])
 def test_warmup_rises_linearly_to_one(name: str) -> None:
     found = factors(5, 4, name=name, warmup_epochs=1.4)
     assert found[:7] == pytest.approx([(i + 1) / 7 for i in range(7)])
@@ -75,7 +82,7 @@ def test_cosine_after_warmup_falls_to_the_minimum() -> None:
 
 
 @given(
-    name=st.sampled_from(["constant", "step", "cosine", "one_cycle"]),
+    name=st.sampled_from(["constant", "step", "cosine", "poly", "one_cycle"]),
     steps=st.integers(1, 17),
     epochs=st.integers(1, 13),
     warmup=st.floats(0, 3),

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
+from lab.artifacts.files import atomic_dir
 from lab.core.errors import DataError
 from lab.core.tables import nearest
-from lab.data.dataset import FileDataset, ReadOptions
+from lab.data.dataset import FileDataset, ImageDataset, ReadOptions
+from lab.data.listing import write_images
 from lab.data.preprocess import EXTENSIONS
 
 
@@ -37,6 +39,25 @@ def read(path: Path, options: ReadOptions | None = None) -> FileDataset:
     if not paths:
         raise DataError(f"no images below {path}", expected=", ".join(EXTENSIONS))
     return FileDataset(paths, np.asarray(targets, np.int64), labels, str(path), root=path)
+
+
+def write(path: Path, dataset: ImageDataset) -> None:
+    """Write CLASS/IMAGE for every sample; image files keep their bytes.
+
+    Raises:
+        DataError: the samples have no single class, or a class name cannot be the name of a folder.
+        StorageError: the disk is full or the folder is not writable.
+    """
+    for label in dataset.labels:
+        if "/" in label or "\\" in label or label.startswith(".") or not label:
+            raise DataError("a folder cannot have this class's name", got=label, hint="give other names: --classes")
+    with atomic_dir(path) as folder:
+        for label in dataset.labels:
+            (folder / label).mkdir()
+        for _index, name, raw in write_images(folder, dataset):
+            if not isinstance(raw.annotation, int):
+                raise DataError(f"{raw.name} has no single class", hint="an image folder holds one class per image")
+            (folder / name).replace(folder / dataset.labels[raw.annotation] / name)
 
 
 def _labels(path: Path, found: list[str], options: ReadOptions) -> tuple[str, ...]:

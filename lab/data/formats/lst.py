@@ -10,12 +10,14 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
-from lab.artifacts.files import write_text
+from lab.artifacts.files import atomic_dir, write_text
 from lab.core.errors import DataError
-from lab.data.dataset import FileDataset, ReadOptions, class_names
+from lab.data.dataset import FileDataset, ImageDataset, ReadOptions, class_names
+from lab.data.listing import write_images
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,23 @@ def write(path: Path, rows: Iterable[tuple[int | Sequence[int], str]]) -> None:
             raise DataError("a .lst file cannot hold this path", got=repr(name), expected="no tab, no line break")
         lines.append(f"{index}\t{text}\t{name}\n")
     write_text(path, "".join(lines))
+
+
+def write_dataset(path: Path, dataset: ImageDataset) -> None:
+    """Write the listing, and the images to the folder NAME.images beside it; image files keep their bytes.
+
+    Raises:
+        DataError: the samples have no classes, or one is broken.
+        StorageError: the disk is full or the folder is not writable.
+    """
+    if dataset.kind != "class":
+        raise DataError("a .lst file here holds classes", got=f"{dataset.source}, of kind '{dataset.kind}'")
+    rows: list[tuple[int | Sequence[int], str]] = []
+    with atomic_dir(path.with_name(f"{path.stem}.images")) as folder:
+        for index, name, _raw in write_images(folder, dataset):
+            label = cast("int | np.ndarray", dataset.annotation(index))
+            rows.append((label if isinstance(label, int) else label.astype(int).tolist(), f"{path.stem}.images/{name}"))
+    write(path, rows)
 
 
 def _rows(path: Path) -> list[_Row]:

@@ -2,63 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from lab.config.base import LabModel
+from lab.config.data import DataConfig
 from lab.config.run import RunConfig
 from lab.tasks.classification.models import CIFAR_RESNETS, IMAGENET_RESNETS
 
 
-class SplitConfig(LabModel):
-    """Where one split lies; a plain path in YAML stands for {path: ...}."""
+class ClassificationDataConfig(DataConfig):
+    """Images with a class, or several, each."""
 
-    path: Path
-    """image_folder: the root of the class folders; idx: the image file; lst: the .lst file."""
-    labels: Path | None = None
-    """idx: the label file; by default the file whose name fits the image file's."""
-    images: Path | None = None
-    """lst: the folder that image paths are relative to; by default that of the .lst file."""
-
-
-class DataConfig(LabModel):
-    """Either a data set of the catalog (`lab data list`), or files in one of the formats."""
-
-    dataset: str | None = None
-    """Name in the catalog; fetched when it is not there."""
-    root: Path | None = None
-    """Folder of the catalog's data sets; default $LAB_DATA, else ./data."""
-    format: Literal["image_folder", "idx", "lst"] = "image_folder"
-    train: SplitConfig | None = None
-    validation: SplitConfig | None = None
-    test: SplitConfig | None = None
-    validation_fraction: float = Field(0.1, gt=0, lt=1)
-    """Part of the training samples held out for validation where no `validation` is given."""
-    split_seed: int = Field(0, ge=0)
-    """Which samples are held out; apart from `seed`, so that runs with other seeds validate on the same ones."""
-    num_classes: int | None = Field(None, ge=1)
-    """Checked against the data; idx and lst need it only when classes may be absent (IC-H1)."""
-    class_names: tuple[str, ...] | None = None
-    """Names in the order of the class indices; image_folder takes the folders' names."""
+    format: Literal["image_folder", "idx", "lst", "rec", "tar", "manifest"] = "image_folder"
     label_format: Literal["class", "multi-hot", "class-id"] = "class"
-    """lst: what the labels are (IC-I5); the last two are for loss.multi_label."""
-
-    @field_validator("train", "validation", "test", mode="before")
-    @classmethod
-    def _path_alone(cls, value: Any) -> Any:
-        return {"path": value} if isinstance(value, str | Path) else value
-
-    @model_validator(mode="after")
-    def _one_source(self) -> Self:
-        if self.dataset is not None and (self.train or self.validation or self.test):
-            raise ValueError("give either dataset (catalog) or train/validation/test (files), not both")
-        if self.dataset is None and self.train is None:
-            raise ValueError("no data: give dataset (a name of the catalog), or format and train (a path)")
-        if self.class_names and self.num_classes not in (None, len(self.class_names)):
-            raise ValueError(f"num_classes is {self.num_classes}, but class_names has {len(self.class_names)} names")
-        return self
+    """lst, rec, manifest: what the labels are (IC-I5); the last two are for loss.multi_label."""
 
 
 class ImageConfig(LabModel):
@@ -204,7 +163,7 @@ class ClassificationConfig(RunConfig):
     """The root of configs/classification/*.yaml."""
 
     task: Literal["classification"] = "classification"
-    data: DataConfig
+    data: ClassificationDataConfig
     image: ImageConfig = ImageConfig()
     model: ModelConfig = ModelConfig()
     augment: AugmentConfig = AugmentConfig()
@@ -215,7 +174,9 @@ class ClassificationConfig(RunConfig):
     def _sections_agree(self) -> Self:
         if self.loss.multi_label and self.data.dataset is not None:
             raise ValueError("the catalog's data sets have one class per image: set loss.multi_label: false")
-        if self.data.format == "lst" and self.loss.multi_label != (self.data.label_format != "class"):
+        if self.data.format in ("lst", "rec", "manifest") and self.loss.multi_label != (
+            self.data.label_format != "class"
+        ):
             raise ValueError("loss.multi_label goes with data.label_format multi-hot or class-id, and only with these")
         if self.data.format == "image_folder" and self.data.dataset is None and self.loss.multi_label:
             raise ValueError("an image folder has one class per image; several need data.format: lst")

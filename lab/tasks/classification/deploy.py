@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,21 +11,35 @@ import numpy as np
 
 from lab.core.errors import DataError
 from lab.core.signature import Signature, TensorSpec
+from lab.data.dataset import Sample
+from lab.data.draw import contact_sheet
 from lab.data.preprocess import EXTENSIONS, ImagePreprocessing, apply, load_image
 
 __all__ = [
+    "ACCEPTS",
     "EXTENSIONS",
     "INPUT",
+    "MIN_AGREEMENT",
+    "OPTIONS",
     "OUTPUT",
     "agreement",
+    "aligned",
+    "draw",
     "load_input",
     "postprocess",
     "preprocess",
-    "score",
+    "respond",
+    "scorer",
     "signature",
+    "to_record",
 ]
 
 INPUT = "image"
+OPTIONS = ("top_k",)
+"""Options of `postprocess` that a command may set."""
+ACCEPTS = ("application/json", "application/jsonlines")
+MIN_AGREEMENT = 0.0
+"""Logits that are close enough are enough: the most probable of equal classes may be either."""
 OUTPUT = "logits"
 MULTI_LABEL = "multi_label"
 """Key of the manifest's preprocessing, beside those of `ImagePreprocessing`: any number of classes per image."""
@@ -72,14 +87,16 @@ def sigmoid(logits_NK: np.ndarray) -> np.ndarray:
 def postprocess(
     outputs: Mapping[str, np.ndarray],
     labels: Sequence[str],
-    top_k: int = 5,
+    sizes: Sequence[tuple[int, int]] = (),
     preprocessing: Mapping[str, Any] | None = None,
+    *,
+    top_k: int = 5,
 ) -> list[dict[str, Any]]:
     """One JSON-able record per image.
 
     {"label", "probability", "top": [{"label", "probability"}, ...], "probabilities": one per class}. Where the
     manifest's `preprocessing` says "multi_label", probabilities are of each class on its own, and "labels" are the
-    classes with at least 0.5.
+    classes with at least 0.5. A class has no place in the image, so that `sizes` does not matter.
 
     Raises:
         DataError: as many labels as classes are needed.
@@ -104,28 +121,76 @@ def _record(probabilities_K: np.ndarray, labels: Sequence[str], top_k: int, mult
     return record
 
 
-def score(outputs: Mapping[str, np.ndarray], targets: np.ndarray, top_k: int | None = None) -> dict[str, float]:
-    """{"accuracy"} and, with `top_k`, {"top_<k>_accuracy"}; as fractions.
+def to_record(prediction: dict[str, Any], labels: Sequence[str]) -> dict[str, Any]:
+    """What `lab predict` prints of one image: all of it."""
+    return prediction
 
-    Targets are class indices [N], or multi-hot [N, classes], whose accuracy is the mean over samples and classes.
+
+def respond(prediction: dict[str, Any], accept: str = ACCEPTS[0]) -> bytes:
+    """The endpoint's response: all probabilities as a list (IC-O3), or {"prediction": that list} as a line (IC-O4).
 
     Raises:
-        DataError: counts differ.
+        DataError: a content type that is not offered.
     """
-    logits_NK = outputs[OUTPUT]
-    if len(logits_NK) != len(targets) or not len(targets):
-        raise DataError(
-            "outputs and targets differ in number",
-            got=f"{len(logits_NK)} and {len(targets)}",
-            expected="equal, at least 1",
-        )
-    if targets.ndim == 2:
-        return {"accuracy": float(((logits_NK >= 0) == (targets >= 0.5)).mean())}
-    scores = {"accuracy": float((logits_NK.argmax(axis=1) == targets).mean())}
-    if top_k is not None:
-        order_NK = np.argsort(-logits_NK, axis=1, kind="stable")[:, :top_k]
-        scores[f"top_{top_k}_accuracy"] = float((order_NK == targets[:, None]).any(axis=1).mean())
-    return scores
+    probabilities = prediction["probabilities"]
+    if accept == "application/json":
+        return json.dumps(probabilities).encode()
+    if accept == "application/jsonlines":
+        return json.dumps({"prediction": probabilities}).encode() + b"\n"
+    raise DataError("the response cannot be sent in that form", got=accept, expected=", ".join(ACCEPTS))
+
+
+def draw(image_HWC: np.ndarray, prediction: dict[str, Any], labels: Sequence[str]) -> np.ndarray:
+    """The image with its most probable class written below."""
+    return contact_sheet([image_HWC], [f"{prediction['label']} {prediction['probability']:.0%}"], columns=1)
+
+
+def scorer(labels: Sequence[str], preprocessing: Mapping[str, Any], top_k: int | None = None) -> Scorer:
+    """Counts right answers: {"accuracy"} and, with `top_k`, {"top_<k>_accuracy"}; as fractions."""
+    return Scorer(top_k)
+
+
+class Scorer:
+    """Accuracy over all samples given to `update`.
+
+    Labels are class indices, or multi-hot vectors, whose accuracy is the mean over samples and classes.
+    """
+
+    def __init__(self, top_k: int | None = None) -> None:
+        self.top_k = top_k
+        self.num_right, self.num_right_top_k, self.num_answers = 0, 0, 0
+
+    def update(self, outputs: Mapping[str, np.ndarray], samples: Sequence[Sample]) -> None:
+        """Raises DataError when counts differ."""
+        logits_NK = outputs[OUTPUT]
+        if len(logits_NK) != len(samples):
+            raise DataError("outputs and samples differ in number", got=f"{len(logits_NK)} and {len(samples)}")
+        targets = np.asarray([sample.label for sample in samples])
+        if targets.ndim == 2:
+            right = (logits_NK >= 0) == (targets >= 0.5)
+        else:
+            right = logits_NK.argmax(axis=1) == targets
+            if self.top_k is not None:
+                order_NK = np.argsort(-logits_NK, axis=1, kind="stable")[:, : self.top_k]
+                self.num_right_top_k += int((order_NK == targets[:, None]).any(axis=1).sum())
+        self.num_right += int(right.sum())
+        self.num_answers += right.size
+
+    def compute(self) -> dict[str, float]:
+        """Raises DataError before the first sample."""
+        if not self.num_answers:
+            raise DataError("there is nothing to score", got="no sample", expected="at least 1")
+        scores = {"accuracy": self.num_right / self.num_answers}
+        if self.top_k is not None:
+            scores[f"top_{self.top_k}_accuracy"] = self.num_right_top_k / self.num_answers
+        return scores
+
+
+def aligned(
+    expected: Mapping[str, np.ndarray], actual: Mapping[str, np.ndarray]
+) -> tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray]]:
+    """Logits are in a fixed order: as they are."""
+    return expected, actual
 
 
 def agreement(expected: Mapping[str, np.ndarray], actual: Mapping[str, np.ndarray]) -> float:

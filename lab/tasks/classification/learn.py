@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MultilabelAccuracy
 
-from lab.core.errors import DataError
+from lab.core.errors import ConfigError, DataError
 from lab.core.seeding import stream_seed
 from lab.core.signature import Signature
 from lab.data.dataset import ImageDataset
@@ -30,13 +30,16 @@ from lab.data.preprocess import (
     to_channels,
 )
 from lab.data.sampling import epoch_order
+from lab.data.splits import SplitName
+from lab.nn.backbones import published_weights
 from lab.nn.learning import ResumableLoader
 from lab.nn.loaders import MemoryLoader, WorkerLoader
+from lab.nn.stream_loader import StreamLoader
 from lab.tasks.classification import augment, deploy, plots
 from lab.tasks.classification.config import ClassificationConfig
-from lab.tasks.classification.data import SplitName, Splits, preprocessing_of
-from lab.tasks.classification.models import MODELS
-from lab.tasks.classification.samples import EvalSample, TrainSample
+from lab.tasks.classification.data import ClassificationSplits, describe, preprocessing_of
+from lab.tasks.classification.models import IMAGENET_RESNETS, MODELS
+from lab.tasks.classification.samples import EvalSample, StreamSample, TrainSample
 
 
 class ClassificationTask:
@@ -51,7 +54,7 @@ class ClassificationTask:
 
     def __init__(self, config: ClassificationConfig) -> None:
         self.config = config
-        self.splits = Splits(config)
+        self.splits = ClassificationSplits(config)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -59,7 +62,7 @@ class ClassificationTask:
 
     @cached_property
     def image_preprocessing(self) -> ImagePreprocessing:
-        return preprocessing_of(self.config, self.splits.train)
+        return preprocessing_of(self.config, None if self.splits.is_stream else self.splits.labelled_train)
 
     @property
     def preprocessing(self) -> dict[str, Any]:
@@ -76,14 +79,14 @@ class ClassificationTask:
         return self.splits.get(split)
 
     def dataset_card(self) -> dict[str, Any]:
-        return self.splits.card()
+        return self.splits.card(describe)
 
     def score_options(self) -> dict[str, Any]:
         """Further arguments of `deploy.score`."""
         return {"top_k": self.config.metrics.top_k}
 
     def has_split(self, split: SplitName) -> bool:
-        return split != "test" or self.splits.has_test
+        return self.splits.has(split)
 
     def build_model(self, *, pretrained: bool = True) -> nn.Module:
         """Raises ArtifactError when published weights are asked for and cannot be had."""
@@ -96,10 +99,19 @@ class ClassificationTask:
             model: nn.Module = build(options, len(self.labels), self.config.image.shape[0])
         return model
 
+    def published(self, name: str) -> dict[str, Tensor]:
+        """torchvision's classifiers have this task's names, so only those of the same depth and classes fit."""
+        if name not in IMAGENET_RESNETS:
+            known = ", ".join(f"torchvision/{known}" for known in IMAGENET_RESNETS)
+            raise ConfigError(f"there is no published classifier '{name}'", expected=known)
+        return published_weights(name)
+
     # ---- batches -------------------------------------------------------------------------------------------------
 
     def train_loader(self, rank: int = 0, num_ranks: int = 1) -> ResumableLoader:
-        dataset, train = self.splits.train, self.config.train
+        if self.splits.is_stream:
+            return self._stream_loader(rank, num_ranks)
+        dataset, train = self.splits.labelled_train, self.config.train
         order = partial(epoch_order, len(dataset), self.config.seed, rank=rank, num_ranks=num_ranks)
         images = dataset.arrays()
         if images is not None:
@@ -109,7 +121,7 @@ class ClassificationTask:
         return self._worker_loader(load, order, train.batch_size, drop_last=True)
 
     def eval_loader(self, split: Literal["validation", "test"]) -> ResumableLoader:
-        dataset = self.splits.get(split)
+        dataset = self.splits.labelled(split)
         order = partial(epoch_order, len(dataset), 0, shuffle=False)
         batch_size = 2 * self.config.train.batch_size  # no gradients: the same memory holds more
         images = dataset.arrays()
@@ -122,6 +134,21 @@ class ClassificationTask:
         train = self.config.train
         pin = train.device != "cpu" and torch.cuda.is_available()
         return WorkerLoader(load, order, batch_size, drop_last=drop_last, num_workers=train.num_workers, pin_memory=pin)
+
+    def _stream_loader(self, rank: int, num_ranks: int) -> ResumableLoader:
+        found, train = self.splits.stream, self.config.train
+        load = StreamSample(len(self.labels), self.image_preprocessing, self.config.augment, self.config.seed)
+        return StreamLoader(
+            found,
+            load,
+            train.batch_size,
+            self.config.seed,
+            num_workers=train.num_workers,
+            rank=rank,
+            num_ranks=num_ranks,
+            shuffle_buffer=self.config.data.shuffle_buffer,
+            pin_memory=train.device != "cpu" and torch.cuda.is_available(),
+        )
 
     def _training_images(self, images_NHWC: np.ndarray) -> np.ndarray:
         """Images in memory as the random crop on the device needs them; uint8 NHWC. Raises DataError if too small."""
@@ -169,7 +196,8 @@ class ClassificationTask:
         options = self.config.augment
         if options.level == "none":
             return x_BCHW
-        x = self._cropped(x_BCHW, rng) if self.splits.train.arrays() is not None else x_BCHW
+        in_memory = not self.splits.is_stream and self.splits.labelled_train.arrays() is not None
+        x = self._cropped(x_BCHW, rng) if in_memory else x_BCHW
         if options.flip:
             x = augment.random_flip(x, rng)
         if options.level != "crop":
@@ -217,7 +245,7 @@ class ClassificationTask:
     @cached_property
     def _positive_weight(self) -> Tensor:
         """Negatives / positives of each class in the training data [K]. Raises DataError for a class without any."""
-        targets_NK = self.splits.train.targets()
+        targets_NK = self.splits.labelled_train.targets()
         positives = targets_NK.sum(axis=0)
         if (positives == 0).any():
             absent = self.labels[int(np.flatnonzero(positives == 0)[0])]
@@ -233,6 +261,9 @@ class ClassificationTask:
         if top_k is not None:
             chosen[f"top_{top_k}_accuracy"] = accuracy(top_k=top_k)
         return MetricCollection(chosen, compute_groups=False)
+
+    def train_metrics(self) -> MetricCollection:
+        return self.metrics()
 
     def update_metrics(self, metrics: MetricCollection, outputs: Mapping[str, Tensor], batch: Any) -> None:
         """Mixed targets count as their largest share."""
@@ -259,6 +290,6 @@ class ClassificationTask:
 
     def plots(self, model: nn.Module, folder: Path) -> list[Path]:
         """Confusion matrix, accuracy by class and the most confident mistakes, of the test split if there is one."""
-        split: Literal["validation", "test"] = "test" if self.splits.has_test else "validation"
+        split = self.splits.final
         logits_NK = self.predictions(model, split)
-        return plots.draw_all(self.eval_dataset(split), logits_NK, folder, split)
+        return plots.draw_all(self.splits.labelled(split), logits_NK, folder, split)

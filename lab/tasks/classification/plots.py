@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lab.data.dataset import ImageDataset
+from lab.data.dataset import LabelledImages
 from lab.nn.plots import new_figure, save_figure
 from lab.tasks.classification.deploy import sigmoid, softmax
 
@@ -15,7 +15,7 @@ MAX_NAMED_CLASSES = 40
 """With more classes the names would overlap, and numbers in cells could not be read."""
 
 
-def draw_all(dataset: ImageDataset, logits_NK: np.ndarray, folder: Path, split: str) -> list[Path]:
+def draw_all(dataset: LabelledImages, logits_NK: np.ndarray, folder: Path, split: str) -> list[Path]:
     """Confusion matrix, accuracy by class and most confident mistakes; with several labels per image, no matrix."""
     targets = dataset.targets()
     if targets.ndim == 2:
@@ -116,7 +116,7 @@ def plot_class_accuracy(rates_K: np.ndarray, labels: tuple[str, ...], folder: Pa
 
 
 def plot_mistakes(
-    dataset: ImageDataset,
+    dataset: LabelledImages,
     order: np.ndarray,
     true: np.ndarray,
     predicted: np.ndarray,

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from lab.core.errors import DataError
 from lab.tasks.classification import deploy
+from tests.tiny import class_score
 
 LABELS = ("ant", "bee", "cat", "dog", "eel")
 
@@ -61,12 +62,12 @@ def test_softmax_is_a_distribution_and_ignores_a_shift(values: list[float], shif
 
 def test_scores_by_hand() -> None:
     outputs = {"logits": np.array([[3, 2, 1], [3, 2, 1], [1, 2, 3], [2, 3, 1]], np.float32)}
-    assert deploy.score(outputs, np.array([0, 1, 2, 2]), top_k=2) == {"accuracy": 0.5, "top_2_accuracy": 0.75}
-    assert deploy.score(outputs, np.array([0, 0, 2, 1])) == {"accuracy": 1.0}
+    assert class_score(outputs, np.array([0, 1, 2, 2]), top_k=2) == {"accuracy": 0.5, "top_2_accuracy": 0.75}
+    assert class_score(outputs, np.array([0, 0, 2, 1])) == {"accuracy": 1.0}
     multi_hot = np.array([[1, 0, 0], [1, 1, 1], [1, 1, 1], [1, 1, 1]], np.float32)
-    assert deploy.score(outputs, multi_hot) == {"accuracy": pytest.approx(10 / 12)}
+    assert class_score(outputs, multi_hot) == {"accuracy": pytest.approx(10 / 12)}
     with pytest.raises(DataError, match="differ in number"):
-        deploy.score(outputs, np.array([0]))
+        class_score(outputs, np.array([0]))
 
 
 def test_agreement() -> None:
@@ -81,3 +82,19 @@ def test_importing_it_loads_no_torch(repo: Path) -> None:
     code = f"import sys, {modules}; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=repo, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_nothing_scored_is_an_error() -> None:
+    with pytest.raises(DataError, match="nothing to score"):
+        deploy.scorer(LABELS, {}).compute()
+
+
+def test_responses_are_the_endpoints() -> None:
+    logits = np.log(np.array([[0.1, 0.5, 0.2, 0.15, 0.05]], np.float32))
+    (prediction,) = deploy.postprocess({"logits": logits}, LABELS)
+    assert json.loads(deploy.respond(prediction)) == pytest.approx([0.1, 0.5, 0.2, 0.15, 0.05])
+    line = deploy.respond(prediction, "application/jsonlines")
+    assert line.endswith(b"\n")
+    assert json.loads(line)["prediction"] == pytest.approx([0.1, 0.5, 0.2, 0.15, 0.05])
+    with pytest.raises(DataError, match="application/jsonlines"):
+        deploy.respond(prediction, "text/csv")

@@ -17,6 +17,7 @@ from lab.core.seeding import stream_seed
 from lab.data.formats.idx import write_idx
 from lab.tasks.classification import deploy
 from lab.tasks.classification.learn import ClassificationTask
+from tests.tiny import class_score
 
 MakeTask = Callable[..., ClassificationTask]
 LEVELS = ["none", "crop", "crop_color", "crop_color_transform"]
@@ -211,7 +212,7 @@ def test_metrics_by_hand(memory_task: MakeTask) -> None:
     task.update_metrics(metrics, {"logits": logits[2:]}, {"target": batch["target"][2:]})
     found = {name: value.item() for name, value in metrics.compute().items()}
     assert found == {"accuracy": 0.5, "top_2_accuracy": 0.75}
-    assert found == deploy.score({"logits": logits.numpy()}, batch["target"].numpy(), top_k=2)
+    assert found == class_score({"logits": logits.numpy()}, batch["target"].numpy(), top_k=2)
 
 
 @pytest.fixture
@@ -235,7 +236,7 @@ def test_multi_label_loss_and_accuracy(multi_label_task: MakeTask) -> None:
     targets = torch.tensor([[1.0, 1.0, 1.0], [0.0, 1.0, 0.0]])
     task.update_metrics(metrics, {"logits": logits}, {"target": targets})
     assert metrics.compute()["accuracy"].item() == pytest.approx(4 / 6)
-    assert deploy.score({"logits": logits.numpy()}, targets.numpy())["accuracy"] == pytest.approx(4 / 6)
+    assert class_score({"logits": logits.numpy()}, targets.numpy())["accuracy"] == pytest.approx(4 / 6)
     assert task.preprocessing["multi_label"] is True
 
 
