@@ -87,16 +87,27 @@ def retry(call: Callable[[], Result], address: str) -> Result:
         except (FileNotFoundError, PermissionError) as error:  # trying again would not help
             raise DataError(f"{address} cannot be opened", got=f"{type(error).__name__}: {error}") from error
         except _transient() as error:
-            if number == MAX_TRIES:
+            if number == MAX_TRIES or _is_final(error):
                 raise DataError(
                     f"{address} cannot be read",
-                    got=f"{type(error).__name__}: {error} ({MAX_TRIES} tries)",
+                    got=f"{type(error).__name__}: {error} (tries: {number})",
                     hint="check address, network and credentials",
                 ) from error
             wait_s = FIRST_WAIT_S * 2 ** (number - 1)
             warn(f"{address}: {type(error).__name__}: {error}; trying again in {wait_s:g} s")
             time.sleep(wait_s)
     raise AssertionError("unreachable")
+
+
+def _is_final(error: BaseException) -> bool:
+    """An answer such as 401 or 403, which asking again does not change (408 and 429 ask for that)."""
+    status = getattr(error, "status", None)
+    return isinstance(status, int) and 400 <= status < 500 and status not in (408, 429) and _is_response(error)
+
+
+def _is_response(error: BaseException) -> bool:
+    # aiohttp reports an incomplete body with status 400, too, as another class.
+    return type(error).__name__ == "ClientResponseError"
 
 
 def _transient() -> tuple[type[BaseException], ...]:

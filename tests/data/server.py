@@ -21,6 +21,7 @@ class Server:
         self.faults = 0
         self.good_gets = 0
         self.ranges = True
+        self.refused = False
         self.requests: list[tuple[str, str, str | None]] = []
         self.url = ""
 
@@ -30,6 +31,9 @@ class Server:
         self.requests.append((request.command, path, wanted))
         if "list-type" in request.path:
             self._send(request, 200, EMPTY_LIST, {}, body)
+            return
+        if self.refused:
+            self._send(request, 403, b"", {}, body)
             return
         file = self.root / path.lstrip("/")
         if not file.is_file():

@@ -185,7 +185,7 @@ def test_too_many_broken_connections(server: Server, capfd: pytest.CaptureFixtur
     server.faults = 1000
     with pytest.raises(DataError, match=r"one\.rec cannot be read") as caught:
         list(stream.samples(0, 1))
-    assert "5 tries" in str(caught.value)
+    assert "tries: 5" in str(caught.value)
     server.faults = 0
     with pytest.raises(DataError, match="cannot be opened"):
         open_stream(f"{server.url}/none-{{0..1}}.tar", "tar", OPTIONS)
@@ -218,6 +218,22 @@ def test_from_s3(s3: Server, root: Path, name: str) -> None:
     stream = open_stream(f"s3://{root.name}/{name}", SOURCES[name], OPTIONS)
     assert sorted(numbers(stream.samples(0, 1, buffer=8))) == list(range(NUM))
     assert any(path.startswith(f"/{root.name}/") for _, path, _ in s3.requests)
+
+
+def test_broken_connections_to_s3(s3: Server, root: Path) -> None:
+    stream = open_stream(f"s3://{root.name}/two-{{0..1}}.rec", "rec", OPTIONS)
+    s3.faults, s3.good_gets = 2, 1
+    assert sorted(numbers(stream.samples(0, 1, buffer=8))) == list(range(NUM))
+    assert s3.faults == 0
+
+
+def test_a_refused_request_is_not_tried_again(server: Server) -> None:
+    server.refused = True
+    with pytest.raises(DataError, match=r"two-0\.rec cannot be read") as caught:
+        remote.fetch(f"{server.url}/two-0.rec")
+    assert "403" in str(caught.value)
+    assert "tries: 1" in str(caught.value)
+    assert len(server.requests) == 1
 
 
 def test_a_missing_object_on_s3(s3: Server, root: Path) -> None:
