@@ -20,9 +20,11 @@ from tvm.relax.backend.cuda.pipeline import finalize_passes as finalize_passes_c
 
 from lab.compile.passes.convert_layout import convert_layout
 from lab.compile.passes.fold_batch_norm import fold_batch_norm
+from lab.compile.passes.hoist_transposes import hoist_transposes
 from lab.compile.passes.pack_weights import pack_weights
+from lab.compile.passes.pad_channels import pad_channels
+from lab.compile.passes.replace_operators import replace_operators
 from lab.compile.passes.schedule_kernels import schedule_kernels
-from lab.compile.passes.sink_transposes import sink_transposes
 from lab.compile.report import KernelRow
 from lab.compile.targets import Target
 
@@ -51,6 +53,8 @@ def lower(mod: IRModule, target: Target, dump: Dump, forbidden: Mapping[str, str
     with tvm_target, tvm.transform.PassContext(opt_level=3):
         mod, note = layout(mod, target)
         dump("layout", mod)
+        if target.rules == "cpu":
+            mod = replace_operators(mod)
         mod = tvm.transform.Sequential(fuse_passes())(mod)
         dump("fuse", mod)
         mod, rows, packings = schedule_kernels(mod, target, forbidden)
@@ -64,10 +68,12 @@ def lower(mod: IRModule, target: Target, dump: Dump, forbidden: Mapping[str, str
 def layout(mod: IRModule, target: Target) -> tuple[IRModule, str]:
     """Phase "layout": the module in the target's layout, and a note when it had to keep another."""
     t = relax.transform
-    mod = tvm.transform.Sequential([t.DecomposeOpsForInference(), t.CanonicalizeBindings()])(mod)
-    mod, note = convert_layout(mod, target.layout)
-    mod = sink_transposes(t.CanonicalizeBindings()(mod))
     tidy = [t.Normalize(), t.CanonicalizeBindings(), t.FoldConstant(), t.DeadCodeElimination()]
+    mod = tvm.transform.Sequential([t.DecomposeOpsForInference(), *tidy])(mod)
+    mod, note = convert_layout(mod, target.layout)
+    mod = hoist_transposes(tvm.transform.Sequential(tidy)(mod))
+    if target.rules == "cpu":
+        mod = pad_channels(mod, target.machine.num_lanes)
     return tvm.transform.Sequential(tidy)(mod), note
 
 

@@ -58,6 +58,8 @@ def score_runner(
     runner: Runner, task: Any, deploy: ModuleType, split: Split, *, batch_size: int = 64, limit: int | None = None
 ) -> tuple[dict[str, float], int]:
     """The task's metrics of any runner on a split, and the number of samples."""
+    if hasattr(deploy, "images_per_call"):  # images of their own size cannot share a batch
+        batch_size = min(batch_size, deploy.images_per_call(task.preprocessing) or batch_size)
     scorer, num_samples = deploy.scorer(task.labels, task.preprocessing, **task.score_options()), 0
     total = len(task.eval_dataset(split))
     total = total if limit is None else min(total, limit)

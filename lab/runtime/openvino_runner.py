@@ -49,10 +49,24 @@ def _compile(path: Path, num_threads: int) -> Any:
         raise ArtifactError("the ONNX file is missing", got=path)
     # Without the precision hint OpenVINO computes in bfloat16 where the CPU offers it: faster, and not the same model.
     options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": num_threads}
+    core = openvino.Core()
     try:
-        return openvino.Core().compile_model(str(path), "CPU", options)
+        return core.compile_model(core.read_model(_without_functions(path)), "CPU", options)
     except RuntimeError as error:
         raise ArtifactError(f"OpenVINO refuses {path.name}", got=str(error)[:300]) from error
+
+
+def _without_functions(path: Path) -> str | bytes:
+    """The file, or its bytes with the functions it defines inlined: OpenVINO does not look into functions."""
+    try:
+        import onnx.inliner
+    except ImportError:
+        return str(path)
+    try:
+        model = onnx.load(path)
+    except Exception:  # noqa: BLE001  onnx raises protobuf's and built-in types; OpenVINO says what is wrong
+        return str(path)
+    return bytes(onnx.inliner.inline_local_functions(model).SerializeToString()) if model.functions else str(path)
 
 
 def _signature(model: Any) -> Signature:

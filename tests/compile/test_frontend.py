@@ -6,15 +6,19 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx.parser
 import pytest
 from onnx import TensorProto, helper
 
 from lab.compile.frontend.converters import CONVERTERS
+from lab.compile.frontend.fold_shapes import fold_shapes
+from lab.compile.frontend.functions import inline_functions
 from lab.compile.frontend.onnx_import import import_model, load_model
 from lab.compile.frontend.operators import check_operators, unsupported_operators
 from lab.compile.frontend.shapes import signature_of
 from lab.core.errors import ArtifactError, ConfigError, UnsupportedError
 from lab.core.signature import Signature, TensorSpec
+from lab.nn.onnx_functions import FUNCTIONS
 from tests.compile.graphs import Graph, residual_network
 
 
@@ -177,6 +181,70 @@ def test_clip_as_an_attribute_of_old_opsets_and_with_computed_bounds(  # type: i
     for path in paths:
         compiled = compile_onnx(path, resolve_target("x86"), progress=lambda message: None)
         np.testing.assert_allclose(run_compiled(compiled, x)[0], run_onnx(path, {"x": x})[0], atol=1e-6)
+
+
+def folded(g: Graph, *outputs: str) -> onnx.ModelProto:
+    return fold_shapes(g.model(*outputs))
+
+
+def test_what_follows_from_shapes_is_computed() -> None:
+    """Shape -> Cast -> Slice -> Concat -> Reshape, as Paddle's exporter writes a flatten."""
+    g = Graph([2, 3, 5, 7])
+    sizes = g.op("Cast", g.op("Shape", g.op("Relu", "x")), to=TensorProto.INT32)
+    first = g.op("Slice", sizes, *(g.constant(np.array([n])) for n in (0, 1, 0, 1)))
+    rest = g.op("Constant", value=onnx.numpy_helper.from_array(np.array([105], np.int32)))
+    shape = g.op("Cast", g.op("Concat", first, rest, axis=0), to=TensorProto.INT64)
+    model = folded(g, g.op("Reshape", "x", shape))
+    assert [node.op_type for node in model.graph.node] == ["Relu", "Reshape"]
+    values = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    assert values[model.graph.node[-1].input[1]].tolist() == [2, 105]
+
+
+def test_parts_of_shapes_outputs_and_large_constants_stay_right() -> None:
+    g = Graph([2, 3, 5, 7])
+    part, large = g.op("Shape", "x", start=1, end=3), g.weights(9, 9)
+    model = folded(g, g.op("Expand", g.weights(1, 1), part), g.op("Add", large, large), g.op("Shape", "x"))
+    assert [node.op_type for node in model.graph.node] == ["Expand", "Add", "Shape"]
+    values = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    assert values[part].tolist() == [3, 5]
+
+
+def test_the_labs_own_function_stays_a_call_and_keeps_its_shape() -> None:
+    model = onnx.parser.parse_model("""<ir_version: 10, opset_import: ["": 18, "lab": 1]>
+        m (float[3, 5, 4] boxes, bool[3, 5] valid) => (bool[r, k] keep)
+        { keep = lab.NmsKeep <iou_threshold = 0.5> (boxes, valid) }""")
+    model.functions.append(FUNCTIONS["NmsKeep"].body(18))
+    kept = inline_functions(model)
+    assert [node.op_type for node in kept.graph.node] == ["NmsKeep"]
+    assert [node.op_type for node in kept.functions[0].node] == ["Identity"]
+    assert signature_of(kept).outputs == (TensorSpec("keep", "bool", (3, 5)),)
+    assert unsupported_operators(kept) == {}
+
+
+@pytest.mark.parametrize("mode", ["constant", "edge"])
+def test_pad(mode: str, tmp_path: Path, run_compiled, run_onnx) -> None:  # type: ignore[no-untyped-def]
+    from lab.compile.build import compile_onnx
+    from lab.compile.targets import resolve_target
+
+    g = Graph([1, 2, 5, 7])
+    widths = g.constant(np.array([0, 1, 2, 0, 0, 0, 1, 3]))
+    path = g.save(tmp_path / "m.onnx", g.op("Pad", "x", widths, g.constant(np.float32(-2)), mode=mode))
+    x = g.rng.standard_normal((1, 2, 5, 7)).astype(np.float32)
+    compiled = compile_onnx(path, resolve_target("x86"), progress=lambda message: None)
+    np.testing.assert_array_equal(run_compiled(compiled, x)[0], run_onnx(path, {"x": x})[0])
+
+
+def test_equal_of_booleans(tmp_path: Path, run_compiled, run_onnx) -> None:  # type: ignore[no-untyped-def]
+    from lab.compile.build import compile_onnx
+    from lab.compile.targets import resolve_target
+
+    g = Graph([3, 5])
+    zero = g.constant(np.float32(0))
+    same = g.op("Equal", g.op("Greater", "x", zero), g.op("Less", g.op("Abs", "x"), g.constant(np.float32(1))))
+    path = g.save(tmp_path / "m.onnx", g.op("Where", same, "x", zero))
+    x = g.rng.standard_normal((3, 5)).astype(np.float32)
+    compiled = compile_onnx(path, resolve_target("x86"), progress=lambda message: None)
+    np.testing.assert_array_equal(run_compiled(compiled, x)[0], run_onnx(path, {"x": x})[0])
 
 
 def test_the_converter_table_is_the_folder(repo: Path) -> None:

@@ -11,6 +11,8 @@ import tvm
 from tvm import te, topi
 from tvm.tirx import PrimFunc
 
+from lab.compile.kernels import suppression, top_k
+from lab.compile.kernels.bilinear import bilinear
 from lab.compile.schedules import CPU_RULES, GPU_RULES
 from lab.compile.schedules.kernel import DoesNotFit, Kernel, largest_divisor
 from lab.compile.schedules.tiling import choose_tile, rows_per_task
@@ -80,9 +82,19 @@ CASES = {
     "conv stem": ("conv2d_direct", convolution(1, 17, 19, 3, 32, 7, 2, 3)),
     "conv one channel": ("conv2d_direct", convolution(3, 12, 12, 1, 16, 3, 1, 1)),
     "conv dilated": ("conv2d_direct", convolution(1, 11, 13, 16, 16, 3, 1, 2, 2)),
+    "conv dilated beyond the image": ("conv2d_direct", convolution(1, 8, 8, 8, 16, 3, 1, 12, 12)),
+    "conv dilated stride 2": ("conv2d_direct", convolution(1, 13, 11, 8, 48, 3, 2, 4, 4)),
+    "conv dilated no padding": ("conv2d_direct", convolution(1, 17, 17, 4, 16, 3, 1, 0, 2)),
+    "conv many channels": ("conv2d_direct", convolution(1, 6, 5, 1024, 64, 3, 1, 1)),
+    "conv many channels dilated": ("conv2d_direct", convolution(1, 6, 5, 1024, 64, 3, 1, 2, 2)),
     "conv primes": ("conv2d_direct", convolution(1, 11, 23, 7, 37, 3, 1, 1)),
     "conv one output channel": ("conv2d_direct", convolution(1, 9, 7, 16, 1, 3, 1, 1)),
     "conv no padding": ("conv2d_direct", convolution(1, 9, 7, 16, 16, 3, 1, 0)),
+    "resize": ("resize", bilinear([2, 5, 7, 16], 10, 21, "NHWC")),
+    "resize planes": ("resize", bilinear([1, 3, 5, 7], 40, 56, "NCHW")),
+    "resize down": ("resize", bilinear([1, 9, 8, 5], 4, 3, "NHWC")),
+    "top k": ("rows", top_k.on_cpu(3, 17, 5, largest=True, dtype="float32", index_dtype="int64")),
+    "suppression": ("rows", suppression.on_cpu(3, 17, 0.4, 8)),
     "dense one row": ("matmul", product(1, 1000, 64)),
     "dense rows": ("matmul", product(12, 40, 20)),
     "dense primes": ("matmul", product(5, 17, 13)),
@@ -111,7 +123,15 @@ def shapes(func: PrimFunc) -> list[tuple[int, ...]]:
 
 def arrays(case: str) -> list[np.ndarray]:
     rng = np.random.default_rng(7)
-    return [rng.standard_normal(shape).astype(np.float32) for shape in shapes(CASES[case][1])]
+    params = CASES[case][1].params
+    return [_random(rng, shape, str(p.dtype)) for shape, p in zip(shapes(CASES[case][1]), params, strict=True)]
+
+
+def _random(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    """Indices stay below every extent of these cases."""
+    if dtype == "float32":
+        return rng.standard_normal(shape).astype(np.float32)
+    return rng.integers(0, 2, shape).astype(dtype) if dtype == "bool" else rng.integers(0, 5, shape).astype(dtype)
 
 
 @cache
@@ -134,8 +154,9 @@ def test_same_output_as_naive_loops(case: str, machine: Machine) -> None:
     rule, func = CASES[case]
     scheduled = CPU_RULES[rule](Kernel(case, func), machine)
     *inputs, output = arrays(case)
-    actual = compute(scheduled.func, [*inputs, np.full_like(output, np.nan)])
-    np.testing.assert_allclose(actual, expected(case), rtol=1e-4, atol=2e-5)
+    actual = compute(scheduled.func, [*inputs, np.full_like(output, np.nan) if output.dtype.kind == "f" else output])
+    largest = float(np.abs(expected(case)).max())
+    np.testing.assert_allclose(actual, expected(case), rtol=1e-4, atol=2e-5 + 2e-6 * largest)
 
 
 @pytest.mark.parametrize("case", ["conv 3x3", "dense one row", "max pool", "pointwise", "generic product"])
@@ -162,7 +183,7 @@ def test_rules_refuse_what_they_do_not_fit(rule: str, case: str) -> None:
 
 def test_every_rule_has_a_case_and_every_file_a_rule(repo: Path) -> None:
     assert {rule for rule, _ in CASES.values()} == set(CPU_RULES)
-    helpers = {"__init__", "kernel", "tiling"}
+    helpers = {"__init__", "kernel", "tiling", "border"}
     files = {p.stem for p in (repo / "lab" / "compile" / "schedules").glob("*.py")} - helpers
     tabled = {
         entry.split(":")[0].rsplit(".", 1)[1] for table in (CPU_RULES, GPU_RULES) for entry in table.entries.values()

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import onnx
-import onnx.inliner
 
 from lab.compile.frontend.converters import installed
+from lab.compile.frontend.fold_shapes import fold_shapes
+from lab.compile.frontend.functions import inline_functions
 from lab.compile.frontend.operators import check_operators
 from lab.compile.frontend.shapes import BATCH, with_shapes
 from lab.core.errors import ArtifactError, UnsupportedError
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def load_model(path: Path) -> onnx.ModelProto:
-    """Read and check an ONNX file; functions defined in the file are inlined.
+    """Read and check an ONNX file; functions defined in the file are inlined (the lab's own: see functions.py).
 
     Raises:
         ArtifactError: there is no such file, or it is not a valid ONNX model.
@@ -36,8 +37,7 @@ def load_model(path: Path) -> onnx.ModelProto:
         raise ArtifactError("the ONNX file is missing", got=path, hint="lab export RUN writes one") from error
     except Exception as error:  # onnx raises protobuf's, its own and built-in types for broken files
         raise ArtifactError(f"{path} is not a valid ONNX model", got=str(error).splitlines()[0][:300]) from error
-    if model.functions:
-        model = onnx.inliner.inline_local_functions(model)
+    model = inline_functions(model)
     check_operators(model)
     return model
 
@@ -55,7 +55,7 @@ def import_model(model: onnx.ModelProto, signature: Signature, batch_size: int) 
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(printed), installed():
             warnings.simplefilter("ignore")  # the importer warns of every name it rewrites
-            mod = from_onnx(with_shapes(model, shapes))
+            mod = from_onnx(fold_shapes(with_shapes(model, shapes)))
     except Exception as error:  # the importer raises whatever its hundred converters raise
         lines = [line for line in str(error).strip().splitlines() if line.strip()]
         where = printed.getvalue().split(", with inputs")[0].strip()

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import onnx
 
 from lab.compile.frontend.converters import CONVERTERS
+from lab.compile.frontend.functions import LAB
 from lab.core.errors import UnsupportedError
 
 DOMAINS = ("", "ai.onnx", "com.microsoft")
@@ -33,7 +34,8 @@ def unsupported_operators(model: onnx.ModelProto) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for node in walk_nodes(model.graph):
         plain = node.domain in DOMAINS and (node.op_type in known or node.op_type in HANDLED_BY_IMPORTER)
-        if not plain:
+        own = node.domain == LAB and node.op_type in CONVERTERS
+        if not plain and not own:
             operator = f"{node.domain}.{node.op_type}" if node.domain not in ("", "ai.onnx") else node.op_type
             found.setdefault(operator, []).append(node.name or node.output[0])
     return found

@@ -8,6 +8,8 @@ from lab.core.tables import LazyTable
 CPU_RULES = LazyTable(
     "CPU schedule",
     {
+        "rows": "lab.compile.schedules.rows:schedule",
+        "resize": "lab.compile.schedules.resize:schedule",
         "conv2d_direct": "lab.compile.schedules.conv2d:schedule",
         "matmul": "lab.compile.schedules.matmul:schedule",
         "window": "lab.compile.schedules.window:schedule",
@@ -18,6 +20,7 @@ CPU_RULES = LazyTable(
 GPU_RULES = LazyTable(
     "GPU schedule",
     {
+        "rows": "lab.compile.schedules.rows:on_gpu",
         "dlight.matmul": "lab.compile.schedules.dlight:matmul",
         "dlight.gemv": "lab.compile.schedules.dlight:gemv",
         "dlight.reduction": "lab.compile.schedules.dlight:reduction",

@@ -5,11 +5,13 @@ Shapes: N batch, H W input, Y X output, C input channels, K output channels, R S
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 from tvm.s_tir import Schedule
 
+from lab.compile.schedules.border import Loops, coefficient, skip_border
 from lab.compile.schedules.kernel import (
     Block,
     DoesNotFit,
@@ -19,12 +21,14 @@ from lab.compile.schedules.kernel import (
     blocks_of,
     constant_argument,
     extent,
+    largest_divisor,
 )
 from lab.compile.schedules.tiling import (
     L1_SHARE,
     UNROLL,
     Tile,
     accumulate_in_registers,
+    accumulate_over_chunks,
     choose_tile,
     parallel_outer,
     rows_per_task,
@@ -34,6 +38,7 @@ from lab.compile.schedules.tiling import (
 from lab.compile.targets.machine import Machine
 
 FLOAT_BYTES = 4
+MIN_CHUNK = 64  # input channels; with fewer, storing what was summed up costs more than the cache gives
 
 
 def schedule(kernel: Kernel, machine: Machine) -> Scheduled:
@@ -51,12 +56,27 @@ def schedule(kernel: Kernel, machine: Machine) -> Scheduled:
     for pad in pads[:-1]:
         sch.compute_inline(pad.handle)
     sizes = [extent(sch, loop) for loop in sch.get_loops(conv.handle)]
+    dilated = bool(pads) and max(_dilation(sch, conv)) > 1
+    if dilated:
+        sch.compute_inline(pads[-1].handle)
     tile = choose_tile(sizes[2], sizes[3], machine)
     packings = _pack_weights(sch, conv, kernel, tile)
-    task = _tile(sch, conv, epilogue, tile, sizes, machine)
+    tiled = _tile(sch, conv, epilogue, tile, sizes, machine)
+    note = f"tile {tile.num_rows}x{tile.num_columns}"
+    if dilated:
+        row, column, tile_column = (sch.get(loop).loop_var for loop in tiled.border)
+        loops = Loops(row, column, tile_column, tile.num_rows)
+        return Scheduled(skip_border(sch.mod["main"], conv.name, loops), packings, note=note + ", border skipped")
     if pads:
-        _place_padding(sch, pads[-1], task, sizes, machine)
-    return Scheduled(sch.mod["main"], packings, note=f"tile {tile.num_rows}x{tile.num_columns}")
+        _place_padding(sch, pads[-1], tiled.task, sizes, machine)
+    return Scheduled(sch.mod["main"], packings, note=note)
+
+
+def _dilation(sch: Schedule, conv: Block) -> list[int]:
+    """Rows and columns of the input between neighbouring kernel positions, from how the block indexes its input."""
+    stmt = sch.get(conv.handle)
+    region, iterators = stmt.reads[0].region, [var.var for var in stmt.iter_vars]
+    return [coefficient(region[1].min, iterators[4]), coefficient(region[2].min, iterators[5])]
 
 
 def _pack_weights(sch: Schedule, conv: Block, kernel: Kernel, tile: Tile) -> dict[int, Packing]:
@@ -70,23 +90,48 @@ def _pack_weights(sch: Schedule, conv: Block, kernel: Kernel, tile: Tile) -> dic
     return {index: Packing(axis=3, tile=columns)}
 
 
-def _tile(sch: Schedule, conv: Block, epilogue: list[Block], tile: Tile, sizes: list[int], machine: Machine) -> Any:
+@dataclass(frozen=True)
+class _Tiled:
+    task: Any
+    border: tuple[Any, Any, Any]
+    """The loops over kernel rows, kernel columns and the output columns of a tile."""
+
+
+def _tile(sch: Schedule, conv: Block, epilogue: list[Block], tile: Tile, sizes: list[int], machine: Machine) -> _Tiled:
     n, y, x, k, r, s, c = sch.get_loops(conv.handle)
     num_n, num_y, num_x, num_k, num_r, num_s, num_c = sizes
+    chunk = _channel_chunk(num_c, FLOAT_BYTES * num_r * num_s * tile.num_columns, machine)
     k_outer, k_inner = split(sch, k, tile.num_columns)
     x_outer, x_inner = split(sch, x, tile.num_rows)
-    c_outer, c_inner = split(sch, c, UNROLL if num_c % UNROLL == 0 else 1)
-    row_bytes = FLOAT_BYTES * num_x * num_c
+    chunks, c = ([], c) if chunk == num_c else split(sch, c, chunk)
+    c_outer, c_inner = split(sch, c, UNROLL if chunk % UNROLL == 0 else 1)
+    row_bytes = FLOAT_BYTES * num_x * chunk
     rows = rows_per_task(num_y, num_n * (num_k // tile.num_columns), machine.l2_bytes // L1_SHARE // row_bytes, machine)
     y_outer, y_inner = split(sch, y, rows)
     weight_bytes = FLOAT_BYTES * num_r * num_s * num_c * num_k
     # Whatever is larger stays in cache between neighbouring tasks: one block of weights, or one image.
     outer = [k_outer, n, y_outer] if weight_bytes > machine.l2_bytes // L1_SHARE else [n, k_outer, y_outer]
-    sch.reorder(*outer, y_inner, x_outer, r, s, c_outer, c_inner, x_inner, k_inner)
+    sch.reorder(
+        *outer, *([chunks] if chunk < num_c else []), y_inner, x_outer, r, s, c_outer, c_inner, x_inner, k_inner
+    )
     task = parallel_outer(sch, outer, work=prod(sizes))
-    accumulate_in_registers(sch, conv, epilogue, machine, at=x_outer, rows=x_inner, columns=k_inner, first_reduction=r)
+    if chunk == num_c:
+        accumulate_in_registers(
+            sch, conv, epilogue, machine, at=x_outer, rows=x_inner, columns=k_inner, first_reduction=r
+        )
+    else:
+        accumulate_over_chunks(sch, conv, epilogue, machine, at=task, rows=x_inner, columns=k_inner, chunks=chunks)
     sch.unroll(c_inner)
-    return task
+    return _Tiled(task if chunk == num_c else chunks, (r, s, x_inner))
+
+
+def _channel_chunk(num_channels: int, bytes_per_channel: int, machine: Machine) -> int:
+    """How many input channels to reduce at a time, so that their weights stay in cache for all tiles of a task."""
+    limit = machine.l2_bytes // L1_SHARE // bytes_per_channel
+    if num_channels <= limit:
+        return num_channels
+    chunk = largest_divisor(num_channels, limit)
+    return chunk if chunk >= MIN_CHUNK else num_channels
 
 
 def _place_padding(sch: Schedule, pad: Block, task: Any, sizes: list[int], machine: Machine) -> None:

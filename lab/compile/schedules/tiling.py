@@ -17,6 +17,7 @@ from lab.compile.targets.machine import Machine
 
 MAX_COLUMNS = 8  # vectors of one tile; more only lengthen the code
 ODD_VECTOR_COST = 4  # vectors that are no power of two live in memory, not in registers
+WEIGHT_LOAD_COST = 3  # loads from the first-level cache; weights stream from the second or third
 UNROLL = 4
 SERIAL_WORK = 32768  # operations; below it, waking the other threads costs more than they save
 L1_SHARE = 2  # half of a cache for what is kept, the other half for what streams by
@@ -45,7 +46,7 @@ def choose_tile(num_rows: int, num_columns: int, machine: Machine) -> Tile:
         for rows in divisors(num_rows):
             if rows * vectors > machine.num_accumulators:
                 break
-            loads = (rows + vectors) / (rows * columns)
+            loads = (rows + WEIGHT_LOAD_COST * vectors) / (rows * columns)
             # A chain of dependent multiply-adds waits for itself: too few accumulators cost as much as loads do.
             stalls = max(0.0, 8 / (rows * vectors) - 1) / machine.num_lanes
             multiplies = vectors / columns if columns % width == 0 else ODD_VECTOR_COST / columns
@@ -123,6 +124,38 @@ def accumulate_in_registers(
         inner = sch.get_loops(block_written)[depth:]
         if inner:
             _unroll_and_vectorize(sch, inner[-2] if rows is not None and len(inner) > 1 else None, inner[-1], machine)
+
+
+def accumulate_over_chunks(
+    sch: Schedule,
+    block: Block,
+    epilogue: Sequence[Block],
+    machine: Machine,
+    *,
+    at: Any,
+    rows: Any,
+    columns: Any,
+    chunks: Any,
+) -> None:
+    """Sum up chunk by chunk of the reduction in a buffer of loop `at`, which lies outside the loop over `chunks`.
+
+    Within a chunk the tile is in registers all the same: LLVM moves loads and stores out of the innermost reduction.
+
+    Raises:
+        DoesNotFit: the epilogue does not follow the block's own shape.
+    """
+    handle = block.handle
+    if epilogue:
+        for inner in epilogue[:-1]:
+            sch.compute_inline(inner.handle)
+        store = epilogue[-1].handle
+        sch.set_scope(handle, 0, "local")
+    else:
+        store = sch.cache_write(handle, 0, "local")
+    sch.reverse_compute_at(store, at, preserve_unit_loops=True)
+    _unroll_and_vectorize(sch, rows, columns, machine)
+    for other in (store, sch.decompose_reduction(handle, chunks)):
+        vectorize_last(sch, other, machine)
 
 
 def _position(sch: Schedule, block: Any, loop: Any) -> int:

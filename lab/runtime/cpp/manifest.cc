@@ -13,7 +13,7 @@
 namespace lab {
 namespace {
 
-constexpr int64_t kSchemaVersion = 1;
+constexpr int64_t kSchemaVersion = 2;
 
 TensorSpec ReadSpec(const Json& item) {
   TensorSpec spec;

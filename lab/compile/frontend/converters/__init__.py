@@ -12,7 +12,15 @@ from typing import Any
 
 from lab.core.tables import LazyTable
 
-CONVERTERS = LazyTable("ONNX converter", {"Clip": "lab.compile.frontend.converters.clip:convert"})
+CONVERTERS = LazyTable(
+    "ONNX converter",
+    {
+        "Clip": "lab.compile.frontend.converters.clip:convert",
+        "Equal": "lab.compile.frontend.converters.equal:convert",
+        "NmsKeep": "lab.compile.frontend.converters.nms_keep:convert",
+        "Pad": "lab.compile.frontend.converters.pad:convert",
+    },
+)
 
 
 @contextmanager

@@ -1,0 +1,215 @@
+"""Quality of our FCN by our pipeline against torchvision's FCN class by torchvision's reference recipe, on land cover.
+
+    python benchmarks/segmentation_quality.py [--seeds 0 1 2] [--views 16] [--epochs 3] [--data FOLDER]
+
+Same data (training blocks without the validation ones, scored on the test blocks at their own size), same ResNet-18 of
+output stride 16 with the same initial weights, same budget: as many training pixels go through either network. Each
+recipe has its own crops, batch, loss and optimizer. torchvision's (references/segmentation, train.py and presets.py):
+scale 0.5..2 of the base size, flip, crop of 480/520 of it (240 for blocks of 256), cross entropy and 0.5 of the
+auxiliary head's, SGD with momentum 0.9, weight decay 1e-4, rate 0.02 per 32 images and ten times that for the auxiliary
+head, polynomial decay of power 0.9; its last weights count. Ours is configs/segmentation/land_cover.yaml but for the
+network, which is the plain one; its best epoch on the validation blocks counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.models.segmentation.fcn import FCN, FCNHead
+
+from lab.artifacts.files import write_json, write_text
+from lab.artifacts.manifest import now
+from lab.artifacts.rundir import RunDir
+from lab.config.load import build, read_source
+from lab.core.host import cpu_name, num_cores, versions
+from lab.core.progress import set_quiet
+from lab.core.seeding import stream
+from lab.pipelines.evaluate import score_runner
+from lab.runtime.eager_runner import EagerRunner
+from lab.tasks import CONFIGS, DEPLOY, LEARN
+from lab.tasks.segmentation.augment import random_view
+from lab.tasks.segmentation.config import AugmentConfig, ImageConfig, SegmentationConfig
+from lab.tracking.null import NullTracker
+from lab.train.fit import fit
+from lab.train.weights import load_weights
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = Path(__file__).resolve().parent / "results"
+CONFIG = ROOT / "configs" / "segmentation" / "land_cover.yaml"
+OURS = (
+    "model.last_stage=layer4",
+    "model.output_stride=16",
+    "model.auxiliary=true",
+    "model.skips=[]",
+    "model.refine_channels=0",
+    "train.device=cpu",
+)
+BASE_SIZE, CROP, BATCH = 256, 240, 8
+
+
+def our_config(seed: int, views: int, epochs: int, data: Path | None) -> SegmentationConfig:
+    where = [f"data.root={data}"] if data else []
+    budget = [f"augment.views_per_image={views}", f"train.epochs={epochs}", "train.ema_decay=0.98", f"seed={seed}"]
+    config: SegmentationConfig = build(read_source(CONFIG, [*OURS, *budget, *where]), CONFIGS["segmentation"])
+    return config
+
+
+def scored(task: Any, model: nn.Module) -> dict[str, float]:
+    runner = EagerRunner(model.eval(), task.signature)
+    return score_runner(runner, task, DEPLOY["segmentation"], "test", batch_size=8)[0]
+
+
+def run_ours(config: SegmentationConfig) -> dict[str, float]:
+    task = LEARN["segmentation"](config)
+    with tempfile.TemporaryDirectory() as folder:
+        run = RunDir(Path(folder))
+        began = time.perf_counter()
+        fit(task, config, run, NullTracker())
+        elapsed_s = time.perf_counter() - began
+        model = task.build_model(pretrained=False)
+        load_weights(model, run.weights)
+    return scored(task, model) | {"train_s": elapsed_s}
+
+
+class Backbone(nn.Module):
+    """Our ResNet-18 as torchvision's FCN wants its backbone: torchvision's own cannot dilate basic blocks."""
+
+    def __init__(self, features: nn.Module) -> None:
+        super().__init__()
+        self.features = features
+
+    def forward(self, image: Tensor) -> OrderedDict[str, Tensor]:
+        found = self.features(image)
+        return OrderedDict(out=found["layer4"], aux=found["layer3"])
+
+
+class OutputOnly(nn.Module):
+    """The "out" of a torchvision model, as an evaluation mode of ours returns it."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: Tensor) -> Tensor:
+        out: Tensor = self.model(image)["out"]
+        return out
+
+
+def reference_model(task: Any) -> Any:
+    """torchvision's FCN with the weights that ours starts from."""
+    ours, num_classes = task.build_model(), len(task.labels)
+    model = FCN(Backbone(ours.backbone), FCNHead(512, num_classes), FCNHead(256, num_classes))
+    for theirs, head in ((model.classifier, ours.head), (model.aux_classifier, ours.auxiliary)):
+        for layer, source in ((theirs[0], head.reduce.conv), (theirs[1], head.reduce.norm), (theirs[4], head.classify)):
+            layer.load_state_dict(source.state_dict())
+    return model
+
+
+def run_reference(task: Any, seed: int, num_steps: int) -> dict[str, float]:
+    """references/segmentation/train.py, with its transforms' sizes in proportion to the blocks."""
+    torch.manual_seed(seed)
+    torch.set_num_threads(num_cores())
+    model = reference_model(task).train().to(memory_format=torch.channels_last)
+    dataset, preprocessing = task.eval_dataset("train"), task.preprocessing
+    rate = 0.02 * BATCH / 32
+    groups: list[dict[str, Any]] = [{"params": list(part.parameters())} for part in (model.backbone, model.classifier)]
+    groups.append({"params": list(model.aux_classifier.parameters()), "lr": 10 * rate})
+    optimizer = torch.optim.SGD(groups, lr=rate, momentum=0.9, weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: (1 - step / num_steps) ** 0.9)
+    image = ImageConfig(crop_size=CROP, base_size=BASE_SIZE, scale=(0.5, 2.0))
+    mean, std = (torch.tensor(preprocessing[name])[:, None, None] for name in ("mean", "std"))
+    rng, order = stream(seed, "reference"), np.empty(0, int)
+    began = time.perf_counter()
+    for _ in range(num_steps):
+        if len(order) < BATCH:
+            order = rng.permutation(len(dataset))
+        chosen, order = order[:BATCH], order[BATCH:]
+        samples = [dataset[int(index)] for index in chosen]
+        views = [random_view(s.image, s.label, image, AugmentConfig(flips="horizontal"), rng) for s in samples]
+        x = torch.from_numpy(np.stack([view[0] for view in views]).transpose(0, 3, 1, 2).copy()).float() / 255
+        target = torch.from_numpy(np.stack([view[1] for view in views])).long()
+        output = model(((x - mean) / std).contiguous(memory_format=torch.channels_last))
+        losses = {name: F.cross_entropy(scores, target, ignore_index=255) for name, scores in output.items()}
+        optimizer.zero_grad()
+        (losses["out"] + 0.5 * losses["aux"]).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        schedule.step()
+    elapsed_s = time.perf_counter() - began
+    return scored(task, OutputOnly(model)) | {"train_s": elapsed_s}
+
+
+def summary(runs: list[dict[str, float]]) -> dict[str, dict[str, float]]:
+    """Mean and standard deviation (of the sample) over the seeds."""
+    spread = statistics.stdev if len(runs) > 1 else lambda values: 0.0
+    columns = {name: [run[name] for run in runs] for name in runs[0]}
+    return {name: {"mean": statistics.mean(values), "std": spread(values)} for name, values in columns.items()}
+
+
+def table(results: dict[str, Any]) -> str:
+    lines = [
+        "# FCN (ResNet-18) on land cover: our pipeline against torchvision's class and reference recipe",
+        "",
+        f"{results['megapixels']:.1f} million training pixels each, seeds {results['seeds']}, {results['cpu']}, "
+        f"{results['num_threads']} threads. Test blocks at their own size; mean and standard deviation in %.",
+        "",
+        "| | mIoU | pixel accuracy | mean class accuracy | training s |",
+        "|---|---|---|---|---|",
+    ]
+    for name, scores in results["summary"].items():
+        cells = [
+            f"{100 * scores[key]['mean']:.2f} ± {100 * scores[key]['std']:.2f}"
+            for key in ("miou", "pixel_accuracy", "mean_class_accuracy")
+        ]
+        lines.append(f"| {name} | {' | '.join(cells)} | {scores['train_s']['mean']:.0f} |")
+    return "\n".join([*lines, "", "Made by `python benchmarks/segmentation_quality.py`.", ""])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--views", type=int, default=16)
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--data", type=Path, help="folder of the catalog's data sets")
+    parser.add_argument("--out", type=Path, default=RESULTS / "segmentation_quality.json")
+    arguments = parser.parse_args()
+    set_quiet(True)
+    runs: dict[str, list[dict[str, float]]] = {"ours": [], "torchvision": []}
+    pixels = 0
+    for seed in arguments.seeds:
+        config = our_config(seed, arguments.views, arguments.epochs, arguments.data)
+        task = LEARN["segmentation"](config)
+        pixels = arguments.epochs * len(task.train_loader()) * config.train.batch_size * config.image.side**2
+        runs["ours"].append(run_ours(config))
+        runs["torchvision"].append(run_reference(task, seed, round(pixels / (BATCH * CROP**2))))
+        print(seed, {name: values[-1] for name, values in runs.items()}, flush=True)
+    results = {
+        "created": now(),
+        "config": config.model_dump(mode="json", exclude={"runs_dir", "data"}),
+        "seeds": arguments.seeds,
+        "megapixels": pixels / 1e6,
+        "cpu": cpu_name(),
+        "num_threads": num_cores(),
+        "runs": runs,
+        "summary": {name: summary(values) for name, values in runs.items()},
+        "versions": versions(),
+    }
+    write_json(arguments.out, results)
+    write_text(arguments.out.with_suffix(".md"), table(results))
+    print(table(results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+"""Put a kernel into a Relax module and call it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tvm import relax
+from tvm.tirx import PrimFunc
+
+KERNEL = "lab.kernel"
+ELEMENTWISE_BEHIND = 4  # TVM's kOutEWiseFusable: elementwise neighbours behind it join the kernel
+OPAQUE = 8  # TVM's kOpaque: the kernel stays alone
+
+
+def named(func: PrimFunc, name: str, pattern: int = OPAQUE, **attributes: Any) -> PrimFunc:
+    """The kernel with its name, how it may be fused, and what its schedule needs to know."""
+    marks = {KERNEL: name, "op_pattern": pattern, "tirx.noalias": True}
+    return func.without_attr("global_symbol").with_attrs(
+        marks | {f"lab.{key}": value for key, value in attributes.items()}
+    )
+
+
+def name_of(func: PrimFunc) -> str:
+    """Which of these kernels `func` is; "" for any other."""
+    return str(func.attrs[KERNEL]) if func.attrs and KERNEL in func.attrs else ""
+
+
+def call(builder: Any, func: PrimFunc, arguments: Sequence[Any], num_outputs: int = 1) -> Any:
+    """Add `func` to the module under construction and return the call; the last parameters are the outputs."""
+    var = builder.add_func(func, str(func.attrs[KERNEL]))
+    types = [
+        relax.TensorType([int(dim) for dim in out.shape], str(out.dtype)) for out in list(func.params)[-num_outputs:]
+    ]
+    return relax.call_tir(var, list(arguments), types[0] if num_outputs == 1 else types)
