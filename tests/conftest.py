@@ -10,6 +10,7 @@ import pytest
 from hypothesis import settings
 
 from lab.core.host import share_cores
+from lab.core.progress import set_quiet
 
 share_cores()  # before any test imports PyTorch
 
@@ -45,8 +46,9 @@ def pytest_unconfigure() -> None:
 
 @pytest.fixture(autouse=True)
 def _isolated(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("MLFLOW_TRACKING_URI", "LAB_RUNS"):
+    for name in ("MLFLOW_TRACKING_URI", "LAB_RUNS", "LAB_DATA"):
         monkeypatch.delenv(name, raising=False)
+    set_quiet(False)  # a command that a test called with --json leaves it on
 
 
 @pytest.fixture(scope="session")

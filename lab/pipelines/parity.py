@@ -116,7 +116,9 @@ def _rung(reference: str, candidate: str, tally: _Tally, tolerance: float, least
     # Outputs far above one (boxes in pixels, say) are held to the tolerance relative to their largest value.
     close = min(worst.max_abs, worst.max_rel) <= tolerance
     passed = close and (agreement is None or agreement >= least)
-    reason = f"only {agreement:.4%} of the answers are the same" if close else f"output '{tally.worst_output}': {worst}"
+    reason = f"output '{tally.worst_output}': {worst}"
+    if close and agreement is not None:
+        reason = f"only {agreement:.4%} of the answers are the same"
     return Rung(
         name=candidate,
         reference=reference,

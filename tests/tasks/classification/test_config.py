@@ -21,7 +21,7 @@ def test_path_alone_is_a_split() -> None:
     config = load("task: classification\ndata: {train: some/folder, test: {path: t.lst, images: root}, format: lst}")
     assert config.data.train is not None
     assert config.data.test is not None
-    assert (config.data.train.path, config.data.train.images) == (Path("some/folder"), None)
+    assert (config.data.train.path, config.data.train.images) == ("some/folder", None)
     assert config.data.test.images == Path("root")
 
 
