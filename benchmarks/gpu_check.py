@@ -133,13 +133,11 @@ def step_speed(device: str, scratch: Path) -> dict[str, Any]:
         batch = task.on_device(raw, training=True, seed=0)
 
         def step(task: Any = task, net: Any = net, batch: Any = batch, optimizer: Any = optimizer) -> None:
-            with torch.autocast(name, torch.bfloat16):
-                loss = task.step(net, batch)["loss"]
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
+            train_step(task, net, batch, optimizer, name)
             torch.cuda.synchronize() if name == "cuda" else None
 
+        if name == "cuda":
+            torch.cuda.reset_peak_memory_stats()  # of this task alone
         timed = interleaved({task_name: step}, rounds=5, calls_per_round=3 if device == "gpu" else 1)[task_name]
         results[task_name] = {
             "images_per_s": config.train.batch_size * 1e3 / timed.p50_ms,
@@ -147,6 +145,17 @@ def step_speed(device: str, scratch: Path) -> dict[str, Any]:
             "peak_memory_mb": torch.cuda.max_memory_allocated() / 1e6 if name == "cuda" else None,
         }
     return results
+
+
+def train_step(task: Any, net: Any, batch: Any, optimizer: Any, device: str) -> None:
+    """Forward and loss in bfloat16, backward, update."""
+    import torch
+
+    with torch.autocast(device, torch.bfloat16):
+        loss = task.step(net, batch)["loss"]
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
 
 
 def lab_against_plain(device: str, scratch: Path) -> dict[str, Any]:
@@ -183,11 +192,7 @@ def plain_images_per_s(task: Any, config: Any, device: str, num_batches: int) ->
             start = time.perf_counter()
         moved = {key: value.to(name, non_blocking=True) for key, value in raw.items()}
         batch = task.on_device(moved, training=True, seed=index)
-        with torch.autocast(name, torch.bfloat16):
-            loss = task.step(net, batch)["loss"]
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
+        train_step(task, net, batch, optimizer, name)
     torch.cuda.synchronize() if name == "cuda" else None
     return (num_batches - warmup) * int(config.train.batch_size) / (time.perf_counter() - start)
 

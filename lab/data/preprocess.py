@@ -5,10 +5,10 @@ Shape letters: N images, C channels, H height, W width. Images are uint8 HWC unt
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -21,6 +21,10 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Preprocessing = TypeVar("Preprocessing", bound="DataclassInstance")
 _INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -63,19 +67,25 @@ class ImagePreprocessing:
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able, for the manifest."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        return to_manifest(self)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ImagePreprocessing:
-        """Raises ArtifactError on unknown, missing or unusable fields."""
-        known = {field.name for field in fields(cls)}
-        if set(data) - known or "shape" not in data:
-            raise ArtifactError("the preprocessing is not understood", got=sorted(data), expected=sorted(known))
-        values: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in data.items()
-        }
-        return cls(**values)
+        """Raises ArtifactError as `from_manifest`, or on unusable fields."""
+        return from_manifest(cls, data, ("shape",))
+
+
+def to_manifest(preprocessing: DataclassInstance) -> dict[str, Any]:
+    """A preprocessing dataclass as JSON-able values, for the manifest."""
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(preprocessing).items()}
+
+
+def from_manifest(kind: type[Preprocessing], data: Mapping[str, Any], required: Collection[str]) -> Preprocessing:
+    """The preprocessing dataclass that `to_manifest` wrote. Raises ArtifactError on unknown or missing fields."""
+    known = {field.name for field in fields(kind)}
+    if set(data) - known or set(required) - set(data):
+        raise ArtifactError("the preprocessing is not understood", got=sorted(data), expected=sorted(known))
+    return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in data.items()})
 
 
 def load_image(path: Path) -> np.ndarray:
@@ -179,10 +189,19 @@ def fit_all(images: Sequence[np.ndarray] | np.ndarray, preprocessing: ImagePrepr
     return np.stack(fitted) if fitted else np.empty((0, height, width, channels), np.uint8)
 
 
-def normalization(preprocessing: ImagePreprocessing) -> tuple[np.ndarray, np.ndarray]:
-    """Float32 (scale, offset) per channel with x * scale + offset = (x / 255 - mean) / std, for uint8 x."""
-    mean, std = np.asarray(preprocessing.mean, np.float64), np.asarray(preprocessing.std, np.float64)
-    return (1.0 / (255.0 * std)).astype(np.float32), (-mean / std).astype(np.float32)
+def normalization(mean: Sequence[float], std: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    """Float32 (scale, offset) per channel with x * scale + offset = (x / 255 - mean) / std, for x in 0..255."""
+    wide_mean, wide_std = np.asarray(mean, np.float64), np.asarray(std, np.float64)
+    return (1.0 / (255.0 * wide_std)).astype(np.float32), (-wide_mean / wide_std).astype(np.float32)
+
+
+def normalized(images_NHWC: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
+    """Images of 0..255 as the network's input: float32 NCHW, (x / 255 - mean) / std."""
+    scale_C, offset_C = normalization(mean, std)
+    x_NCHW = images_NHWC.transpose(0, 3, 1, 2).astype(np.float32, order="C")
+    x_NCHW *= scale_C[:, None, None]
+    x_NCHW += offset_C[:, None, None]
+    return x_NCHW
 
 
 def apply(images: Sequence[np.ndarray] | np.ndarray, preprocessing: ImagePreprocessing) -> np.ndarray:
@@ -191,8 +210,4 @@ def apply(images: Sequence[np.ndarray] | np.ndarray, preprocessing: ImagePreproc
     Raises:
         DataError: not uint8 HWC, or too small for a centre crop.
     """
-    scale_C, offset_C = normalization(preprocessing)
-    x_NCHW = fit_all(images, preprocessing).transpose(0, 3, 1, 2).astype(np.float32, order="C")
-    x_NCHW *= scale_C[:, None, None]
-    x_NCHW += offset_C[:, None, None]
-    return x_NCHW
+    return normalized(fit_all(images, preprocessing), preprocessing.mean, preprocessing.std)

@@ -14,12 +14,18 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from lab.config.run import TrainConfig
 from lab.core.errors import ConfigError, DataError
 
 Order = Callable[[int], np.ndarray]
 """Epoch -> indices of the samples this process visits, in order."""
 Batch = dict[str, Tensor]
 Sample = TypeVar("Sample")
+
+
+def pins_memory(train: TrainConfig) -> bool:
+    """Whether batches are put where a GPU can fetch them by itself."""
+    return train.device != "cpu" and torch.cuda.is_available()
 
 
 class EpochPosition(ABC):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DPI = 120
+MAX_NAMED_CLASSES = 40
+"""With more classes the names would overlap, and numbers in cells could not be read."""
 _SPLITS = {"train": ("tab:blue", "-"), "validation": ("tab:orange", "-"), "test": ("tab:green", "--")}
 
 
@@ -32,6 +35,70 @@ def save_figure(figure: Figure, path: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=DPI, format="png")
     return path
+
+
+def plot_confusion(
+    matrix_KK: np.ndarray, texts_KK: np.ndarray, labels: Sequence[str], folder: Path, split: str, unit: str
+) -> Path:
+    """`confusion_matrix.png`: rows true, columns predicted, coloured by share of the row.
+
+    `texts_KK` is what the cells say ("" nothing), where the classes are few enough; `unit` what was counted, "images".
+    """
+    num_classes = len(labels)
+    shares_KK = matrix_KK / np.maximum(matrix_KK.sum(axis=1, keepdims=True), 1)
+    size = float(np.clip(0.55 * num_classes + 2.5, 5, 16))
+    figure = new_figure(size + 1, size)
+    axis = figure.subplots()
+    image = axis.imshow(shares_KK, cmap="Blues", vmin=0, vmax=1)
+    figure.colorbar(image, ax=axis, label=f"share of the true class's {unit}", shrink=0.8)
+    axis.set_title(f"Confusion matrix, {split} split ({int(matrix_KK.sum()):,} {unit})")
+    axis.set_xlabel("predicted class")
+    axis.set_ylabel("true class")
+    if num_classes <= MAX_NAMED_CLASSES:
+        axis.set_xticks(range(num_classes), labels, rotation=45, ha="right", rotation_mode="anchor")
+        axis.set_yticks(range(num_classes), labels)
+        for row, column in np.argwhere(texts_KK != ""):
+            colour = "white" if shares_KK[row, column] > 0.5 else "black"
+            text = str(texts_KK[row, column])
+            axis.text(column, row, text, ha="center", va="center", color=colour, fontsize=7)
+    return save_figure(figure, folder / "confusion_matrix.png")
+
+
+def plot_class_bars(
+    values_K: np.ndarray,
+    labels: Sequence[str],
+    path: Path,
+    *,
+    title: str,
+    unit: str,
+    mean: str,
+    top: float,
+    absent: str,
+) -> Path:
+    """Bars of one value per class, worst class first; of many classes the worst ones only.
+
+    Args:
+        title: what the value is and of which split; how many classes are shown, and `mean`, are added.
+        unit: name of the axis.
+        top: the best value there can be; more than 1 is written with one decimal, else with three.
+        absent: written where a value is NaN.
+    """
+    order = np.argsort(np.where(np.isnan(values_K), np.inf, values_K), kind="stable")[:MAX_NAMED_CLASSES]
+    values = values_K[order]
+    figure = new_figure(7, float(np.clip(0.28 * len(order) + 1.5, 3, 12)))
+    axis = figure.subplots()
+    bars = axis.barh(np.arange(len(order)), np.nan_to_num(values), color="tab:blue")
+    decimals = 1 if top > 1 else 3
+    texts = [absent if np.isnan(value) else f"{value:.{decimals}f}" for value in values]
+    axis.bar_label(bars, texts, padding=3, fontsize=8)
+    axis.set_yticks(range(len(order)), [labels[int(index)] for index in order])
+    axis.invert_yaxis()
+    axis.set_xlim(0, 1.1 * top)
+    axis.set_xlabel(unit)
+    axis.set_ylabel("class")
+    shown = "" if len(order) == len(labels) else f", worst {len(order)} of {len(labels)}"
+    axis.set_title(f"{title}{shown}; mean {mean}")
+    return save_figure(figure, path)
 
 
 def plot_curves(metrics_jsonl: Path, folder: Path) -> Path:

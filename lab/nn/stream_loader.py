@@ -16,7 +16,9 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 from torch.utils.data import DataLoader
 
-from lab.nn.loaders import Batch, EpochPosition, LoadedSamples, collate, decoded
+from lab.config.data import DataConfig
+from lab.config.run import RunConfig
+from lab.nn.loaders import Batch, EpochPosition, LoadedSamples, collate, decoded, pins_memory
 
 READ_AHEAD_BATCHES = 4
 """Encoded batches that the reading thread is ahead of the workers."""
@@ -97,6 +99,29 @@ class StreamLoader(EpochPosition, Generic[Raw]):
             yield from decoded(self._loader)
         finally:
             self._keys.close()
+
+
+def training_stream(
+    stream: Stream[Raw],
+    load: Callable[[Raw, int], dict[str, Any]],
+    config: RunConfig,
+    data: DataConfig,
+    *,
+    rank: int,
+    num_ranks: int,
+) -> StreamLoader[Raw]:
+    """The loader of a task's training data with mode stream, as its configuration says."""
+    return StreamLoader(
+        stream,
+        load,
+        config.train.batch_size,
+        config.seed,
+        num_workers=config.train.num_workers,
+        rank=rank,
+        num_ranks=num_ranks,
+        shuffle_buffer=data.shuffle_buffer,
+        pin_memory=pins_memory(config.train),
+    )
 
 
 def _encoded(read: Callable[[], Iterator[Any]], epoch: int, batch_size: int, num_batches: int) -> Batches:

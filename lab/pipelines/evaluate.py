@@ -13,7 +13,7 @@ import numpy as np
 from lab.artifacts.manifest import Manifest
 from lab.core.errors import ArtifactError
 from lab.core.interfaces import Runner
-from lab.core.progress import say, track
+from lab.core.progress import bar, say
 from lab.data.dataset import Sample
 from lab.pipelines.context import OpenRun, threads_or_all
 from lab.tasks import DEPLOY
@@ -42,12 +42,13 @@ def final_split(task: Any) -> Split:
 def feeds(
     task: Any, deploy: ModuleType, split: Split, *, batch_size: int, limit: int | None = None
 ) -> Iterator[tuple[dict[str, np.ndarray], list[Sample]]]:
-    """Preprocessed inputs of a split with the samples they come from, `batch_size` images at a time.
+    """Preprocessed inputs of a split with the samples they come from, `batch_size` images at a time or as many as fit.
 
     This is the deployment path (numpy preprocessing from the manifest), not the training loader's.
     """
     dataset = task.eval_dataset(split)
     count = len(dataset) if limit is None else min(limit, len(dataset))
+    batch_size = min(batch_size, deploy.images_per_call(task.preprocessing) or batch_size)
     for first in range(0, count, batch_size):
         indices = range(first, min(first + batch_size, count))
         samples = [dataset[index] for index in indices]
@@ -58,15 +59,14 @@ def score_runner(
     runner: Runner, task: Any, deploy: ModuleType, split: Split, *, batch_size: int = 64, limit: int | None = None
 ) -> tuple[dict[str, float], int]:
     """The task's metrics of any runner on a split, and the number of samples."""
-    if hasattr(deploy, "images_per_call"):  # images of their own size cannot share a batch
-        batch_size = min(batch_size, deploy.images_per_call(task.preprocessing) or batch_size)
     scorer, num_samples = deploy.scorer(task.labels, task.preprocessing, **task.score_options()), 0
     total = len(task.eval_dataset(split))
     total = total if limit is None else min(total, limit)
-    batches = feeds(task, deploy, split, batch_size=batch_size, limit=limit)
-    for feed, samples in track(batches, f"evaluating {runner.name}", -(-total // batch_size)):
-        scorer.update(runner.run(feed), samples)
-        num_samples += len(samples)
+    with bar(f"evaluating {runner.name}", total) as advance:
+        for feed, samples in feeds(task, deploy, split, batch_size=batch_size, limit=limit):
+            scorer.update(runner.run(feed), samples)
+            num_samples += len(samples)
+            advance(len(samples))
     return scorer.compute(), num_samples
 
 

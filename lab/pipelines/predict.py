@@ -52,6 +52,7 @@ def predict(
     deploy: ModuleType = DEPLOY[manifest.task]
     chosen = _options(deploy, manifest.task, options or {})
     files = list(expand(paths, deploy.EXTENSIONS))
+    batch_size = min(batch_size, deploy.images_per_call(manifest.preprocessing) or batch_size)
     runner = _open(artifact, manifest, num_threads)
     try:
         batches = [files[i : i + batch_size] for i in range(0, len(files), batch_size)]

@@ -13,6 +13,7 @@ from tvm import relax
 from tvm.ir import IRModule
 
 from lab.compile.passes.channels_last import SINKS, TO_CHANNELS_FIRST, Sinker, axes_of, compose
+from lab.compile.passes.rewrite import rewrite_functions
 
 CONVOLUTION = "relax.nn.conv2d"
 
@@ -22,23 +23,13 @@ def convert_layout(mod: IRModule, layout: str) -> tuple[IRModule, str]:
     if layout == "NCHW":
         return mod, ""
     try:
-        return _Converter(mod).transform(), ""
+        return rewrite_functions(_Converter(mod), mod), ""
     except Exception as error:  # noqa: BLE001  the graph is right as it is, only slower: say so and go on
         return mod, f"layout: kept NCHW, because the layout pass failed: {str(error).strip().splitlines()[-1][:200]}"
 
 
 @relax.expr_functor.mutator
 class _Converter(relax.PyExprMutator):  # type: ignore[misc]
-    def __init__(self, mod: IRModule) -> None:
-        super().__init__(mod)
-        self.mod = mod
-
-    def transform(self) -> IRModule:
-        for var, func in list(self.mod.functions.items()):
-            if isinstance(func, relax.Function):
-                self.builder_.update_func(var, self.visit_expr(func))
-        return self.builder_.get()
-
     def visit_call_(self, call: Any) -> Any:
         call = self.visit_expr_post_order(call)
         name = getattr(call.op, "name", "")

@@ -10,13 +10,14 @@ from tvm import relax
 from tvm.ir import IRModule
 
 from lab.compile.kernels import emit, resize, top_k
+from lab.compile.passes.rewrite import rewrite_functions
 
 Replace = Callable[[Any, Any], Any]
 
 
 def replace_operators(mod: IRModule) -> IRModule:
     """`topk` and bilinear `resize2d` as calls of kernels that `lab.compile.kernels` defines."""
-    return _Replacer(mod).transform()
+    return rewrite_functions(_Replacer(mod), mod)
 
 
 def _top_k(builder: Any, call: Any) -> Any:
@@ -51,16 +52,6 @@ TABLE: dict[str, Replace] = {"relax.topk": _top_k, "relax.image.resize2d": _resi
 
 @relax.expr_functor.mutator
 class _Replacer(relax.PyExprMutator):  # type: ignore[misc]
-    def __init__(self, mod: IRModule) -> None:
-        super().__init__(mod)
-        self.mod = mod
-
-    def transform(self) -> IRModule:
-        for var, func in list(self.mod.functions.items()):
-            if isinstance(func, relax.Function):
-                self.builder_.update_func(var, self.visit_expr(func))
-        return self.builder_.get()
-
     def visit_call_(self, call: Any) -> Any:
         call = self.visit_expr_post_order(call)
         replace = TABLE.get(getattr(call.op, "name", ""))

@@ -107,16 +107,7 @@ def accumulate_in_registers(
     Raises:
         DoesNotFit: the epilogue does not follow the block's own shape.
     """
-    handle = block.handle
-    if epilogue:
-        for inner in epilogue[:-1]:
-            sch.compute_inline(inner.handle)
-        store = epilogue[-1].handle
-        sch.reverse_compute_at(store, at, preserve_unit_loops=True)
-        sch.set_scope(handle, 0, "local")
-    else:
-        store = sch.cache_write(handle, 0, "local")
-        sch.reverse_compute_at(store, at, preserve_unit_loops=True)
+    handle, store = block.handle, _keep_local(sch, block, epilogue, at)
     _unroll_and_vectorize(sch, rows, columns, machine)
     init = sch.decompose_reduction(handle, first_reduction)
     depth = _position(sch, handle, at) + 1
@@ -144,18 +135,24 @@ def accumulate_over_chunks(
     Raises:
         DoesNotFit: the epilogue does not follow the block's own shape.
     """
-    handle = block.handle
+    handle, store = block.handle, _keep_local(sch, block, epilogue, at)
+    _unroll_and_vectorize(sch, rows, columns, machine)
+    for other in (store, sch.decompose_reduction(handle, chunks)):
+        vectorize_last(sch, other, machine)
+
+
+def _keep_local(sch: Schedule, block: Block, epilogue: Sequence[Block], at: Any) -> Any:
+    """Results of `block` in a buffer of loop `at`; the block that writes memory there. Raises DoesNotFit."""
     if epilogue:
         for inner in epilogue[:-1]:
             sch.compute_inline(inner.handle)
         store = epilogue[-1].handle
-        sch.set_scope(handle, 0, "local")
-    else:
-        store = sch.cache_write(handle, 0, "local")
+        sch.reverse_compute_at(store, at, preserve_unit_loops=True)
+        sch.set_scope(block.handle, 0, "local")
+        return store
+    store = sch.cache_write(block.handle, 0, "local")
     sch.reverse_compute_at(store, at, preserve_unit_loops=True)
-    _unroll_and_vectorize(sch, rows, columns, machine)
-    for other in (store, sch.decompose_reduction(handle, chunks)):
-        vectorize_last(sch, other, machine)
+    return store
 
 
 def _position(sch: Schedule, block: Any, loop: Any) -> int:

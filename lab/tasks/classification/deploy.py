@@ -25,6 +25,7 @@ __all__ = [
     "agreement",
     "aligned",
     "draw",
+    "images_per_call",
     "load_input",
     "postprocess",
     "preprocess",
@@ -57,6 +58,11 @@ def signature(image_shape: Sequence[int], num_classes: int) -> Signature:
 def load_input(path: Path) -> np.ndarray:
     """One image file as uint8 HWC. Raises DataError naming the file."""
     return load_image(path)
+
+
+def images_per_call(preprocessing: Mapping[str, Any]) -> int | None:
+    """How many images `preprocess` takes at most: any number."""
+    return None
 
 
 def preprocess(images: Sequence[np.ndarray] | np.ndarray, preprocessing: Mapping[str, Any]) -> dict[str, np.ndarray]:

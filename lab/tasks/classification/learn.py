@@ -33,8 +33,9 @@ from lab.data.sampling import epoch_order
 from lab.data.splits import SplitName
 from lab.nn.backbones import published_weights
 from lab.nn.learning import ResumableLoader
-from lab.nn.loaders import MemoryLoader, WorkerLoader
-from lab.nn.stream_loader import StreamLoader
+from lab.nn.loaders import MemoryLoader, WorkerLoader, pins_memory
+from lab.nn.normalize import Normalize
+from lab.nn.stream_loader import training_stream
 from lab.tasks.classification import augment, deploy, plots
 from lab.tasks.classification.config import ClassificationConfig
 from lab.tasks.classification.data import ClassificationSplits, describe, preprocessing_of
@@ -110,7 +111,9 @@ class ClassificationTask:
 
     def train_loader(self, rank: int = 0, num_ranks: int = 1) -> ResumableLoader:
         if self.splits.is_stream:
-            return self._stream_loader(rank, num_ranks)
+            stream, data = self.splits.stream, self.config.data
+            decode = StreamSample(len(self.labels), self.image_preprocessing, self.config.augment, self.config.seed)
+            return training_stream(stream, decode, self.config, data, rank=rank, num_ranks=num_ranks)
         dataset, train = self.splits.labelled_train, self.config.train
         order = partial(epoch_order, len(dataset), self.config.seed, rank=rank, num_ranks=num_ranks)
         images = dataset.arrays()
@@ -132,23 +135,8 @@ class ClassificationTask:
 
     def _worker_loader(self, load: Any, order: Any, batch_size: int, *, drop_last: bool) -> ResumableLoader:
         train = self.config.train
-        pin = train.device != "cpu" and torch.cuda.is_available()
+        pin = pins_memory(train)
         return WorkerLoader(load, order, batch_size, drop_last=drop_last, num_workers=train.num_workers, pin_memory=pin)
-
-    def _stream_loader(self, rank: int, num_ranks: int) -> ResumableLoader:
-        found, train = self.splits.stream, self.config.train
-        load = StreamSample(len(self.labels), self.image_preprocessing, self.config.augment, self.config.seed)
-        return StreamLoader(
-            found,
-            load,
-            train.batch_size,
-            self.config.seed,
-            num_workers=train.num_workers,
-            rank=rank,
-            num_ranks=num_ranks,
-            shuffle_buffer=self.config.data.shuffle_buffer,
-            pin_memory=train.device != "cpu" and torch.cuda.is_available(),
-        )
 
     def _training_images(self, images_NHWC: np.ndarray) -> np.ndarray:
         """Images in memory as the random crop on the device needs them; uint8 NHWC. Raises DataError if too small."""
@@ -178,18 +166,14 @@ class ClassificationTask:
         x, target = batch["image"], batch["target"]
         rng = np.random.default_rng(seed)
         x = self._augmented(x, rng) if training else x
-        x = x.mul(self._scale.to(x.device)).add_(self._offset.to(x.device))
+        x = self._normalize(x)
         if training:
             x, target = self._mixed(x, target, rng)
         return {"image": x, "target": target}
 
     @cached_property
-    def _scale(self) -> Tensor:
-        return torch.from_numpy(normalization(self.image_preprocessing)[0])[:, None, None]
-
-    @cached_property
-    def _offset(self) -> Tensor:
-        return torch.from_numpy(normalization(self.image_preprocessing)[1])[:, None, None]
+    def _normalize(self) -> Normalize:
+        return Normalize(*normalization(self.image_preprocessing.mean, self.image_preprocessing.std))
 
     def _augmented(self, x_BCHW: Tensor, rng: np.random.Generator) -> Tensor:
         """Uint8 pixels to pixels of 0..255, uint8 or float."""

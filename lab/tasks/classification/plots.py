@@ -7,12 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from lab.data.dataset import LabelledImages
-from lab.nn.plots import new_figure, save_figure
+from lab.nn.plots import new_figure, plot_class_bars, plot_confusion, save_figure
 from lab.tasks.classification.deploy import sigmoid, softmax
 
 MAX_MISTAKES = 36
-MAX_NAMED_CLASSES = 40
-"""With more classes the names would overlap, and numbers in cells could not be read."""
 
 
 def draw_all(dataset: LabelledImages, logits_NK: np.ndarray, folder: Path, split: str) -> list[Path]:
@@ -25,7 +23,7 @@ def draw_all(dataset: LabelledImages, logits_NK: np.ndarray, folder: Path, split
         ]
     matrix_KK = confusion_matrix(logits_NK.argmax(axis=1), targets, len(dataset.labels))
     return [
-        plot_confusion(matrix_KK, dataset.labels, folder, split),
+        plot_counts(matrix_KK, dataset.labels, folder, split),
         plot_class_accuracy(recall_by_class(matrix_KK), dataset.labels, folder, split),
         plot_mistakes(dataset, *class_mistakes(logits_NK, targets), folder, split),
     ]
@@ -76,43 +74,24 @@ def label_mistakes(
     return order, np.where(is_present, labels, -1), np.where(is_present, -1, labels), confidence_N[order]
 
 
-def plot_confusion(matrix_KK: np.ndarray, labels: tuple[str, ...], folder: Path, split: str) -> Path:
-    """`confusion_matrix.png`: rows true, columns predicted, coloured by share of the row."""
-    num_classes = len(labels)
-    shares_KK = matrix_KK / np.maximum(matrix_KK.sum(axis=1, keepdims=True), 1)
-    size = float(np.clip(0.55 * num_classes + 2.5, 5, 16))
-    figure = new_figure(size + 1, size)
-    axis = figure.subplots()
-    image = axis.imshow(shares_KK, cmap="Blues", vmin=0, vmax=1)
-    figure.colorbar(image, ax=axis, label="share of the true class", shrink=0.8)
-    axis.set_title(f"Confusion matrix, {split} split ({int(matrix_KK.sum()):,} images)")
-    axis.set_xlabel("predicted class")
-    axis.set_ylabel("true class")
-    if num_classes <= MAX_NAMED_CLASSES:
-        axis.set_xticks(range(num_classes), labels, rotation=45, ha="right", rotation_mode="anchor")
-        axis.set_yticks(range(num_classes), labels)
-        for row, column in np.argwhere(matrix_KK > 0):
-            colour = "white" if shares_KK[row, column] > 0.5 else "black"
-            axis.text(column, row, f"{matrix_KK[row, column]}", ha="center", va="center", color=colour, fontsize=7)
-    return save_figure(figure, folder / "confusion_matrix.png")
+def plot_counts(matrix_KK: np.ndarray, labels: tuple[str, ...], folder: Path, split: str) -> Path:
+    """`confusion_matrix.png` with the numbers of images in its cells."""
+    texts_KK = np.where(matrix_KK > 0, matrix_KK.astype(str), "")
+    return plot_confusion(matrix_KK, texts_KK, labels, folder, split, "images")
 
 
 def plot_class_accuracy(rates_K: np.ndarray, labels: tuple[str, ...], folder: Path, split: str) -> Path:
     """`class_accuracy.png`: bars, worst class first; of many classes the worst ones only."""
-    order = np.argsort(np.where(np.isnan(rates_K), np.inf, rates_K), kind="stable")[:MAX_NAMED_CLASSES]
-    rates = 100 * rates_K[order]
-    figure = new_figure(7, float(np.clip(0.28 * len(order) + 1.5, 3, 12)))
-    axis = figure.subplots()
-    bars = axis.barh(np.arange(len(order)), np.nan_to_num(rates), color="tab:blue")
-    axis.bar_label(bars, ["no samples" if np.isnan(rate) else f"{rate:.1f}" for rate in rates], padding=3, fontsize=8)
-    axis.set_yticks(range(len(order)), [labels[int(index)] for index in order])
-    axis.invert_yaxis()
-    axis.set_xlim(0, 110)
-    axis.set_xlabel("accuracy (%)")
-    axis.set_ylabel("class")
-    shown = "" if len(order) == len(labels) else f", worst {len(order)} of {len(labels)}"
-    axis.set_title(f"Accuracy by class, {split} split{shown}; mean {100 * float(np.nanmean(rates_K)):.2f} %")
-    return save_figure(figure, folder / "class_accuracy.png")
+    return plot_class_bars(
+        100 * rates_K,
+        labels,
+        folder / "class_accuracy.png",
+        title=f"Accuracy by class, {split} split",
+        unit="accuracy (%)",
+        mean=f"{100 * float(np.nanmean(rates_K)):.2f} %",
+        top=100,
+        absent="no samples",
+    )
 
 
 def plot_mistakes(

@@ -6,15 +6,15 @@ Shape letters: A boxes before suppression, D detections, K classes, N images.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from lab.core.errors import ArtifactError, DataError
+from lab.core.errors import DataError
 from lab.core.signature import Signature, TensorSpec
-from lab.data.preprocess import EXTENSIONS, load_image, resize_image, to_channels
+from lab.data.preprocess import EXTENSIONS, from_manifest, load_image, normalized, resize_image, to_channels
 from lab.tasks.detection.numpy_boxes import pairs, suppress
 from lab.tasks.detection.responses import ACCEPTS, Detections, respond, to_record
 
@@ -27,6 +27,7 @@ __all__ = [
     "agreement",
     "aligned",
     "draw",
+    "images_per_call",
     "load_input",
     "postprocess",
     "preprocess",
@@ -68,13 +69,7 @@ class Preprocessing:
     @classmethod
     def of(cls, data: Mapping[str, Any]) -> Preprocessing:
         """Raises ArtifactError on unknown or missing fields."""
-        known = {field.name for field in fields(cls)}
-        if set(data) - known or not {"size", "mean", "std"} <= set(data):
-            raise ArtifactError("the preprocessing is not understood", got=sorted(data), expected=sorted(known))
-        values: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in data.items()
-        }
-        return cls(**values)
+        return from_manifest(cls, data, ("size", "mean", "std"))
 
     def suppression(self) -> dict[str, Any]:
         """The arguments of `suppress`."""
@@ -107,6 +102,11 @@ def load_input(path: Path) -> np.ndarray:
     return load_image(path)
 
 
+def images_per_call(preprocessing: Mapping[str, Any]) -> int | None:
+    """How many images `preprocess` takes at most: any number."""
+    return None
+
+
 def preprocess(images: Sequence[np.ndarray] | np.ndarray, preprocessing: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Uint8 HWC images of any sizes to the model's input, one row each; `preprocessing` is the manifest's.
 
@@ -115,20 +115,10 @@ def preprocess(images: Sequence[np.ndarray] | np.ndarray, preprocessing: Mapping
         ArtifactError: the preprocessing is not understood.
     """
     options = Preprocessing.of(preprocessing)
-    scale_C, offset_C = normalization(options.mean, options.std)
     squares = [to_square(image, options.size, antialias=options.antialias) for image in images]
     if not squares:
         return {INPUT: np.zeros((0, 3, options.size, options.size), np.float32)}
-    x_NCHW = np.stack(squares).transpose(0, 3, 1, 2).astype(np.float32, order="C")
-    x_NCHW *= scale_C[:, None, None]
-    x_NCHW += offset_C[:, None, None]
-    return {INPUT: x_NCHW}
-
-
-def normalization(mean: Sequence[float], std: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
-    """Float32 (scale, offset) per channel with x * scale + offset = (x / 255 - mean) / std."""
-    wide_mean, wide_std = np.asarray(mean, np.float64), np.asarray(std, np.float64)
-    return (1.0 / (255.0 * wide_std)).astype(np.float32), (-wide_mean / wide_std).astype(np.float32)
+    return {INPUT: normalized(np.stack(squares), options.mean, options.std)}
 
 
 def to_square(image_HWC: np.ndarray, size: int, *, antialias: bool) -> np.ndarray:

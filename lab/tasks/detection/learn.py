@@ -6,7 +6,6 @@ Shape letters: A default boxes, B batch, C channels, D detections, H height, K c
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -19,11 +18,13 @@ from torchmetrics import MeanMetric, MetricCollection
 from lab.core.seeding import stream_seed
 from lab.core.signature import Signature
 from lab.data.dataset import ImageDataset
+from lab.data.preprocess import normalization, to_manifest
 from lab.data.sampling import epoch_order
 from lab.data.splits import SplitName, Splits
 from lab.nn.learning import ResumableLoader
-from lab.nn.loaders import WorkerLoader
-from lab.nn.stream_loader import StreamLoader
+from lab.nn.loaders import WorkerLoader, pins_memory
+from lab.nn.normalize import Normalize
+from lab.nn.stream_loader import training_stream
 from lab.tasks.detection import deploy, plots, published
 from lab.tasks.detection.augment import distort_colours
 from lab.tasks.detection.boxes import decode
@@ -60,8 +61,9 @@ class DetectionTask:
     def preprocessing(self) -> dict[str, Any]:
         """For the manifest; `deploy.preprocess` and `deploy.postprocess` read it."""
         image, detect = self.config.image, self.config.detect
-        chosen = deploy.Preprocessing(image.size, image.mean, image.std, image.antialias, **detect.model_dump())
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(chosen).items()}
+        return to_manifest(
+            deploy.Preprocessing(image.size, image.mean, image.std, image.antialias, **detect.model_dump())
+        )
 
     @cached_property
     def signature(self) -> Signature:
@@ -115,24 +117,12 @@ class DetectionTask:
     def train_loader(self, rank: int = 0, num_ranks: int = 1) -> ResumableLoader:
         seed = self.config.seed
         if self.splits.is_stream:
-            return self._stream_loader(rank, num_ranks)
+            stream, data = self.splits.stream, self.config.data
+            load = StreamSample(stream, self._train_view, seed)
+            return training_stream(stream, load, self.config, data, rank=rank, num_ranks=num_ranks)
         dataset = self._train_images
         order = partial(epoch_order, len(dataset), seed, rank=rank, num_ranks=num_ranks)
         return self._loader(TrainSample(dataset, self._train_view, seed), order, drop_last=True)
-
-    def _stream_loader(self, rank: int, num_ranks: int) -> ResumableLoader:
-        train, stream = self.config.train, self.splits.stream
-        return StreamLoader(
-            stream,
-            StreamSample(stream, self._train_view, self.config.seed),
-            train.batch_size,
-            self.config.seed,
-            num_workers=train.num_workers,
-            rank=rank,
-            num_ranks=num_ranks,
-            shuffle_buffer=self.config.data.shuffle_buffer,
-            pin_memory=self._pin_memory,
-        )
 
     def eval_loader(self, split: Literal["validation", "test"]) -> ResumableLoader:
         dataset, image = self.splits.get(split), self.config.image
@@ -147,12 +137,8 @@ class DetectionTask:
             train.batch_size,
             drop_last=drop_last,
             num_workers=train.num_workers,
-            pin_memory=self._pin_memory,
+            pin_memory=pins_memory(train),
         )
-
-    @property
-    def _pin_memory(self) -> bool:
-        return self.config.train.device != "cpu" and torch.cuda.is_available()
 
     # ---- on the device -------------------------------------------------------------------------------------------
 
@@ -162,7 +148,7 @@ class DetectionTask:
         if training and options.photometric:
             x = distort_colours(x.div_(255), np.random.default_rng(seed), permute_channels=options.permute_channels)
             x = x.mul_(255)
-        x = x.mul(self._scale.to(x.device)).add_(self._offset.to(x.device))
+        x = self._normalize(x)
         # Padding that no image of the batch needs would be matched against every default box.
         num_places = max(1, int((batch["classes"] >= 0).sum(dim=1).max()))
         return {"image": x, **{name: batch[name][:, :num_places] for name in OBJECTS}} | (
@@ -170,16 +156,8 @@ class DetectionTask:
         )
 
     @cached_property
-    def _scale(self) -> Tensor:
-        return torch.from_numpy(self._normalization[0])[:, None, None]
-
-    @cached_property
-    def _offset(self) -> Tensor:
-        return torch.from_numpy(self._normalization[1])[:, None, None]
-
-    @cached_property
-    def _normalization(self) -> tuple[np.ndarray, np.ndarray]:
-        return deploy.normalization(self.config.image.mean, self.config.image.std)
+    def _normalize(self) -> Normalize:
+        return Normalize(*normalization(self.config.image.mean, self.config.image.std))
 
     # ---- loss and metrics ----------------------------------------------------------------------------------------
 

@@ -14,12 +14,11 @@ import numpy as np
 
 from lab.artifacts.files import write_text
 from lab.data.dataset import Boxes, ImageDataset
-from lab.nn.plots import new_figure, save_figure
+from lab.nn.plots import MAX_NAMED_CLASSES, new_figure, plot_class_bars, save_figure
 from lab.tasks.detection.deploy import DRAW_THRESHOLD, draw, picture
 from lab.tasks.detection.responses import Detections
 from lab.tasks.detection.scoring import COCO_THRESHOLDS, Curves, Scorer, thresholds
 
-MAX_NAMED_CLASSES = 40
 NUM_PICTURES = 12
 
 
@@ -59,20 +58,16 @@ def write_class_ap(curves: Curves, scorer: Scorer, folder: Path) -> Path:
 
 def plot_class_ap(curves: Curves, labels: Sequence[str], folder: Path, split: str) -> Path:
     """`class_ap.png`: bars at overlap 0.5, worst class first; of many classes the worst ones only."""
-    _, at_50_K, _ = class_table(curves)
-    order = np.argsort(np.where(np.isnan(at_50_K), np.inf, at_50_K), kind="stable")[:MAX_NAMED_CLASSES]
-    values = at_50_K[order]
-    figure = new_figure(7, float(np.clip(0.28 * len(order) + 1.5, 3, 12)))
-    axis = figure.subplots()
-    bars = axis.barh(np.arange(len(order)), np.nan_to_num(values), color="tab:blue")
-    axis.bar_label(bars, ["no objects" if np.isnan(v) else f"{v:.3f}" for v in values], padding=3, fontsize=8)
-    axis.set_yticks(range(len(order)), [labels[int(index)] for index in order])
-    axis.invert_yaxis()
-    axis.set_xlim(0, 1.1)
-    axis.set_xlabel("average precision at overlap 0.5")
-    shown = "" if len(order) == len(labels) else f", worst {len(order)} of {len(labels)}"
-    axis.set_title(f"Average precision by class, {split} split{shown}; mean {curves.scores()['map_50']:.3f}")
-    return save_figure(figure, folder / "class_ap.png")
+    return plot_class_bars(
+        class_table(curves)[1],
+        labels,
+        folder / "class_ap.png",
+        title=f"Average precision by class, {split} split",
+        unit="average precision at overlap 0.5",
+        mean=f"{curves.scores()['map_50']:.3f}",
+        top=1,
+        absent="no objects",
+    )
 
 
 def plot_precision_recall(curves: Curves, labels: Sequence[str], folder: Path, split: str) -> Path:

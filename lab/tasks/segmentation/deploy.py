@@ -20,7 +20,7 @@ from lab.core.errors import DataError
 from lab.core.signature import Dim, Signature, TensorSpec
 from lab.data.dataset import IGNORE, Sample
 from lab.data.draw import overlay_mask
-from lab.data.preprocess import EXTENSIONS, load_image, normalization
+from lab.data.preprocess import EXTENSIONS, load_image, normalized
 from lab.tasks.segmentation import records
 from lab.tasks.segmentation.geometry import SegmentationPreprocessing, layouts, merge, windows_of
 from lab.tasks.segmentation.scores import confusion_matrix, scores_of
@@ -90,14 +90,10 @@ def preprocess(images: Sequence[np.ndarray] | np.ndarray, preprocessing: Mapping
     understood = SegmentationPreprocessing.from_dict(preprocessing)
     if understood.mode == "whole" and len(images) > 1:
         raise DataError("evaluation.mode whole takes one image at a time", got=len(images), expected=1)
-    scale_C, offset_C = normalization(understood.image)
     rows_RHWC = [windows_of(image, understood) for image in images]
     if not rows_RHWC:
         return {INPUT: np.empty((0, *understood.shape), np.float32)}
-    x_RCHW = np.concatenate(rows_RHWC).transpose(0, 3, 1, 2).astype(np.float32, order="C")
-    x_RCHW *= scale_C[:, None, None]
-    x_RCHW += offset_C[:, None, None]
-    return {INPUT: x_RCHW}
+    return {INPUT: normalized(np.concatenate(rows_RHWC), understood.mean, understood.std)}
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,21 @@ Shape letters: R rows of the network's batch, K classes, H, W height and width, 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from lab.core.errors import ArtifactError, DataError
-from lab.data.preprocess import IMAGENET_MEAN, IMAGENET_STD, ImagePreprocessing, resize_image, to_channels
+from lab.data.preprocess import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    ImagePreprocessing,
+    from_manifest,
+    resize_image,
+    to_channels,
+    to_manifest,
+)
 
 MULTIPLE = 8
 """Inputs are a multiple of this: the least output stride (SS-H7)."""
@@ -61,19 +69,12 @@ class SegmentationPreprocessing:
         return ImagePreprocessing(self.shape, None, "none", self.mean, self.std, self.interpolation)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able, for the manifest."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        return to_manifest(self)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> SegmentationPreprocessing:
-        """Raises ArtifactError on unknown, missing or unusable fields."""
-        known = {field.name for field in fields(cls)}
-        if set(data) - known or "shape" not in data:
-            raise ArtifactError("the preprocessing is not understood", got=sorted(data), expected=sorted(known))
-        values: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in data.items()
-        }
-        return cls(**values)
+        """Raises ArtifactError as `from_manifest`, or on unusable fields."""
+        return from_manifest(cls, data, ("shape",))
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,9 @@ from lab.data.sampling import epoch_order
 from lab.data.splits import SplitName, Splits
 from lab.nn.backbones import published_weights
 from lab.nn.learning import ResumableLoader
-from lab.nn.loaders import WorkerLoader
-from lab.nn.stream_loader import StreamLoader
+from lab.nn.loaders import WorkerLoader, pins_memory
+from lab.nn.normalize import Normalize
+from lab.nn.stream_loader import training_stream
 from lab.tasks.segmentation import augment, deploy, plots
 from lab.tasks.segmentation.config import SegmentationConfig
 from lab.tasks.segmentation.data import preprocessing_of
@@ -108,11 +109,9 @@ class SegmentationTask:
         config, train = self.config, self.config.train
         view = TrainView(len(self.labels), config.image, config.augment, config.seed)
         if self.splits.is_stream:
-            stream, buffer = self.splits.stream, config.data.shuffle_buffer
-            where: dict[str, Any] = {"rank": rank, "num_ranks": num_ranks, "shuffle_buffer": buffer}
-            return StreamLoader(
-                stream, StreamSample(stream, view), train.batch_size, config.seed, **where, **self._workers
-            )
+            stream = self.splits.stream
+            load = StreamSample(stream, view)
+            return training_stream(stream, load, config, config.data, rank=rank, num_ranks=num_ranks)
         dataset = self.splits.train
         num_views = len(dataset) * config.augment.views_per_image
         order = partial(epoch_order, num_views, config.seed, rank=rank, num_ranks=num_ranks)
@@ -131,8 +130,8 @@ class SegmentationTask:
 
     @property
     def _workers(self) -> dict[str, Any]:
-        pin = self.config.train.device != "cpu" and torch.cuda.is_available()
-        return {"num_workers": self.config.train.num_workers, "pin_memory": pin}
+        train = self.config.train
+        return {"num_workers": train.num_workers, "pin_memory": pins_memory(train)}
 
     # ---- on the device -------------------------------------------------------------------------------------------
 
@@ -141,16 +140,12 @@ class SegmentationTask:
         x, options = batch["image"], self.config.augment
         if training and augment.changes_colours(options):
             x = augment.change_colours(x, *augment.colour_changes(len(x), options, np.random.default_rng(seed)))
-        x = x.mul(self._scale.to(x.device)).add_(self._offset.to(x.device))
+        x = self._normalize(x)
         return {**batch, "image": x}
 
     @cached_property
-    def _scale(self) -> Tensor:
-        return torch.from_numpy(normalization(self.geometry.image)[0])[:, None, None]
-
-    @cached_property
-    def _offset(self) -> Tensor:
-        return torch.from_numpy(normalization(self.geometry.image)[1])[:, None, None]
+    def _normalize(self) -> Normalize:
+        return Normalize(*normalization(self.geometry.mean, self.geometry.std))
 
     # ---- loss and metrics ----------------------------------------------------------------------------------------
 

@@ -13,12 +13,10 @@ import numpy as np
 from lab.artifacts.files import write_text
 from lab.data.dataset import IGNORE, ImageDataset
 from lab.data.draw import palette
-from lab.nn.plots import new_figure, save_figure
+from lab.nn.plots import MAX_NAMED_CLASSES, new_figure, plot_class_bars, plot_confusion, save_figure
 from lab.tasks.segmentation.scores import class_iou, class_recall, confusion_matrix, scores_of
 
 MAX_PICTURES = 8
-MAX_NAMED_CLASSES = 40
-"""With more classes the names would overlap, and numbers in cells could not be read."""
 
 
 class Gallery:
@@ -58,7 +56,7 @@ def draw_all(dataset: ImageDataset, gallery: Gallery, folder: Path, split: str) 
     """Confusion matrix and IoU by class, as pictures and as numbers, and the worst and best images."""
     labels = dataset.labels
     return [
-        plot_confusion(gallery.matrix_KK, labels, folder, split),
+        plot_shares(gallery.matrix_KK, labels, folder, split),
         plot_class_iou(gallery.matrix_KK, labels, folder, split),
         plot_overlays(dataset, gallery, folder, split),
         write_class_table(gallery.matrix_KK, labels, folder),
@@ -66,45 +64,25 @@ def draw_all(dataset: ImageDataset, gallery: Gallery, folder: Path, split: str) 
     ]
 
 
-def plot_confusion(matrix_KK: np.ndarray, labels: tuple[str, ...], folder: Path, split: str) -> Path:
-    """`confusion_matrix.png`: rows true, columns predicted, coloured by share of the row's pixels."""
-    num_classes = len(labels)
+def plot_shares(matrix_KK: np.ndarray, labels: tuple[str, ...], folder: Path, split: str) -> Path:
+    """`confusion_matrix.png` with the percentages of the true class's pixels in its cells."""
     shares_KK = matrix_KK / np.maximum(matrix_KK.sum(axis=1, keepdims=True), 1)
-    size = float(np.clip(0.5 * num_classes + 2.5, 5, 16))
-    figure = new_figure(size + 1, size)
-    axis = figure.subplots()
-    image = axis.imshow(shares_KK, cmap="Blues", vmin=0, vmax=1)
-    figure.colorbar(image, ax=axis, label="share of the true class's pixels", shrink=0.8)
-    axis.set_title(f"Confusion matrix, {split} split ({int(matrix_KK.sum()):,} pixels)")
-    axis.set_xlabel("predicted class")
-    axis.set_ylabel("true class")
-    if num_classes <= MAX_NAMED_CLASSES:
-        axis.set_xticks(range(num_classes), labels, rotation=45, ha="right", rotation_mode="anchor")
-        axis.set_yticks(range(num_classes), labels)
-        for row, column in np.argwhere(shares_KK >= 0.005):
-            colour = "white" if shares_KK[row, column] > 0.5 else "black"
-            text = f"{100 * shares_KK[row, column]:.0f}"
-            axis.text(column, row, text, ha="center", va="center", color=colour, fontsize=7)
-    return save_figure(figure, folder / "confusion_matrix.png")
+    texts_KK = np.where(shares_KK >= 0.005, np.round(100 * shares_KK).astype(int).astype(str), "")
+    return plot_confusion(matrix_KK, texts_KK, labels, folder, split, "pixels")
 
 
 def plot_class_iou(matrix_KK: np.ndarray, labels: tuple[str, ...], folder: Path, split: str) -> Path:
     """`class_iou.png`: bars, worst class first; of many classes the worst ones only."""
-    iou_K = class_iou(matrix_KK)
-    order = np.argsort(np.where(np.isnan(iou_K), np.inf, iou_K), kind="stable")[:MAX_NAMED_CLASSES]
-    values = 100 * iou_K[order]
-    figure = new_figure(7, float(np.clip(0.28 * len(order) + 1.5, 3, 12)))
-    axis = figure.subplots()
-    bars = axis.barh(np.arange(len(order)), np.nan_to_num(values), color="tab:blue")
-    axis.bar_label(bars, ["absent" if np.isnan(value) else f"{value:.1f}" for value in values], padding=3, fontsize=8)
-    axis.set_yticks(range(len(order)), [labels[int(index)] for index in order])
-    axis.invert_yaxis()
-    axis.set_xlim(0, 110)
-    axis.set_xlabel("intersection over union (%)")
-    axis.set_ylabel("class")
-    shown = "" if len(order) == len(labels) else f", worst {len(order)} of {len(labels)}"
-    axis.set_title(f"IoU by class, {split} split{shown}; mean {100 * scores_of(matrix_KK)['miou']:.2f} %")
-    return save_figure(figure, folder / "class_iou.png")
+    return plot_class_bars(
+        100 * class_iou(matrix_KK),
+        labels,
+        folder / "class_iou.png",
+        title=f"IoU by class, {split} split",
+        unit="intersection over union (%)",
+        mean=f"{100 * scores_of(matrix_KK)['miou']:.2f} %",
+        top=100,
+        absent="absent",
+    )
 
 
 def plot_overlays(dataset: ImageDataset, gallery: Gallery, folder: Path, split: str) -> Path:
