@@ -79,6 +79,21 @@ class Segmenter(nn.Module):
         return _enlarge(self.classify(torch.cat(parts, dim=1)), image.shape[-2:])
 
 
+class Skips(nn.Module):
+    """Coarse scores, enlarged and added to those of a finer map (FCN's skips), and enlarged again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fine = conv(3, 16, stride=2, padding=1)
+        self.coarse = conv(16, 32, stride=2, padding=1)
+        self.classify_fine, self.classify_coarse = nn.Conv2d(16, CLASSES, 1), nn.Conv2d(32, CLASSES, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        fine = self.fine(image)
+        scores = _enlarge(self.classify_coarse(self.coarse(fine)), fine.shape[-2:]) + self.classify_fine(fine)
+        return _enlarge(scores, image.shape[-2:])
+
+
 def _flat(x_BCHW: Tensor, width: int) -> Tensor:
     return x_BCHW.permute(0, 2, 3, 1).reshape(x_BCHW.shape[0], -1, width)
 

@@ -18,7 +18,7 @@ from lab.runtime import open_bundle
 from lab.runtime.edge import EmulatedRunner
 from lab.runtime.onnx_runner import OnnxRunner
 from lab.runtime.toolchain import SETUP_ARM, toolchain
-from tests.compile.heads import DETECTION, SEGMENTATION, Detector, Segmenter, export, images
+from tests.compile.heads import DETECTION, SEGMENTATION, Detector, Segmenter, Skips, export, images
 
 NETWORKS: dict[str, tuple[type[nn.Module], Signature]] = {
     "detection": (Detector, DETECTION), "segmentation": (Segmenter, SEGMENTATION)
@@ -75,6 +75,13 @@ def test_this_machine(onnx_path: Path, tmp_path: Path) -> None:
     for num_samples in (1, 2, 5):
         assert_same(onnx_path, runner, num_samples)
     assert_same(onnx_path, EmulatedRunner(bundle), 3)
+
+
+def test_an_addition_fuses_with_the_resize_before_it(tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    path = export(Skips(), SEGMENTATION, tmp_path)
+    compiled = compiled_for(path, "x86", 2)
+    assert_same(path, open_bundle(bundle_of(path, compiled, tmp_path / "bundle")), 3)
 
 
 @pytest.mark.arm

@@ -9,7 +9,7 @@ Shapes: H W of the source, Y X of the result, C channels, N batch, P planes (bat
 from __future__ import annotations
 
 from tvm.script import tirx as T
-from tvm.tirx import PrimFunc
+from tvm.tirx import IntImm, PrimFunc
 
 from lab.compile.kernels import emit
 
@@ -23,12 +23,14 @@ def bilinear(shape: list[int], new_height: int, new_width: int, layout: str) -> 
     What each block reads is declared as whole rows and columns, since no analysis can bound an index from a table.
     """
     if layout == "NHWC":
-        return emit.named(_channels_last(*shape, new_height, new_width), NAME, emit.ELEMENTWISE_BEHIND)
-    n, c, height, width = shape
-    return emit.named(_channels_first(n * c, height, width, new_height, new_width), NAME, emit.ELEMENTWISE_BEHIND)
+        func = _channels_last(*emit.sizes(*shape, new_height, new_width))
+    else:
+        n, c, height, width = shape
+        func = _channels_first(*emit.sizes(n * c, height, width, new_height, new_width))
+    return emit.named(func, NAME, emit.ELEMENTWISE_BEHIND)
 
 
-def _channels_last(N: int, H: int, W: int, C: int, Y: int, X: int) -> PrimFunc:
+def _channels_last(N: IntImm, H: IntImm, W: IntImm, C: IntImm, Y: IntImm, X: IntImm) -> PrimFunc:
     @T.prim_func(s_tir=True, private=True)
     def resize(
         x: T.Buffer((N, H, W, C), "float32"),
@@ -42,20 +44,20 @@ def _channels_last(N: int, H: int, W: int, C: int, Y: int, X: int) -> PrimFunc:
         for i, j, k, m in T.grid(N, Y, W, C):
             with T.sblock(ROWS):
                 n, y, w, c = T.axis.remap("SSSS", [i, j, k, m])
-                T.reads(x[n, 0:H, w, c], y_at[0:2, y], y_weight[y])
+                T.reads(x[n, T.int64(0) : H, w, c], y_at[0:2, y], y_weight[y])
                 T.writes(rows[n, y, w, c])
                 rows[n, y, w, c] = _mix(x[n, y_at[0, y], w, c], x[n, y_at[1, y], w, c], y_weight[y])
         for i, j, k, m in T.grid(N, Y, X, C):
             with T.sblock(COLUMNS):
                 n, y, v, c = T.axis.remap("SSSS", [i, j, k, m])
-                T.reads(rows[n, y, 0:W, c], x_at[0:2, v], x_weight[v])
+                T.reads(rows[n, y, T.int64(0) : W, c], x_at[0:2, v], x_weight[v])
                 T.writes(out[n, y, v, c])
                 out[n, y, v, c] = _mix(rows[n, y, x_at[0, v], c], rows[n, y, x_at[1, v], c], x_weight[v])
 
     return resize
 
 
-def _channels_first(P: int, H: int, W: int, Y: int, X: int) -> PrimFunc:
+def _channels_first(P: IntImm, H: IntImm, W: IntImm, Y: IntImm, X: IntImm) -> PrimFunc:
     """P planes: batch times channels."""
 
     @T.prim_func(s_tir=True, private=True)
@@ -71,13 +73,13 @@ def _channels_first(P: int, H: int, W: int, Y: int, X: int) -> PrimFunc:
         for i, j, k in T.grid(P, Y, W):
             with T.sblock(ROWS):
                 p, y, w = T.axis.remap("SSS", [i, j, k])
-                T.reads(x[p, 0:H, w], y_at[0:2, y], y_weight[y])
+                T.reads(x[p, T.int64(0) : H, w], y_at[0:2, y], y_weight[y])
                 T.writes(rows[p, y, w])
                 rows[p, y, w] = _mix(x[p, y_at[0, y], w], x[p, y_at[1, y], w], y_weight[y])
         for i, j, k in T.grid(P, Y, X):
             with T.sblock(COLUMNS):
                 p, y, v = T.axis.remap("SSS", [i, j, k])
-                T.reads(rows[p, y, 0:W], x_at[0:2, v], x_weight[v])
+                T.reads(rows[p, y, T.int64(0) : W], x_at[0:2, v], x_weight[v])
                 T.writes(out[p, y, v])
                 out[p, y, v] = _mix(rows[p, y, x_at[0, v]], rows[p, y, x_at[1, v]], x_weight[v])
 

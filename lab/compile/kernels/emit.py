@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tvm import relax
-from tvm.tirx import PrimFunc
+from tvm.tirx import IntImm, PrimFunc
 
 KERNEL = "lab.kernel"
 ELEMENTWISE_BEHIND = 4  # TVM's kOutEWiseFusable: elementwise neighbours behind it join the kernel
@@ -19,6 +19,11 @@ def named(func: PrimFunc, name: str, pattern: int = OPAQUE, **attributes: Any) -
     return func.without_attr("global_symbol").with_attrs(
         marks | {f"lab.{key}": value for key, value in attributes.items()}
     )
+
+
+def sizes(*values: int) -> tuple[IntImm, ...]:
+    """Sizes of a kernel that may fuse, in the type of TVM's own kernels, since buffers of other types do not fuse."""
+    return tuple(IntImm("int64", value) for value in values)
 
 
 def name_of(func: PrimFunc) -> str:

@@ -23,11 +23,15 @@ def schedule(kernel: Kernel, machine: Machine) -> Scheduled:
     names = [block.name for block in blocks]
     if names[:2] != [ROWS, COLUMNS]:
         raise DoesNotFit("not a bilinear resize")
-    rows, last = blocks[0], blocks[-1]
-    for block in blocks[1:-1]:
+    rows, columns, last = blocks[0], blocks[1], blocks[-1]
+    for block in blocks[2:-1]:
         sch.compute_inline(block.handle)
     loops = list(sch.get_loops(last.handle))
     work = prod(extent(sch, loop) for loop in loops)
+    if last is not columns:
+        # Not inlined: what it reads is declared, since no analysis can bound an index from a table.
+        sch.compute_at(columns.handle, loops[1])
+        vectorize_last(sch, columns.handle, machine)
     sch.compute_at(rows.handle, loops[1])
     parallel_outer(sch, loops[:2], work)
     vectorize_last(sch, rows.handle, machine)
