@@ -16,8 +16,12 @@ from lab.artifacts.files import read_json, sha256_file, write_json
 from lab.core.errors import ArtifactError, IntegrityError
 from lab.core.signature import Signature
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+READABLE_VERSIONS = (2, 3)
+"""2 knew no functions beside the one."""
 MANIFEST_NAME = "manifest.json"
+MAIN = "main"
+"""The function of a model that is one call."""
 
 Kind = Literal["run", "onnx", "bundle"]
 
@@ -60,16 +64,26 @@ class Entry:
 
     library: str
     batch_size: int
-    function: str = "main"
+    function: str = MAIN
+
+
+def file_name(function: str, suffix: str) -> str:
+    """Of a function's file in an artifact: `model.onnx` for "main", `encode.onnx` for "encode"."""
+    return ("model" if function == MAIN else function) + suffix
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """See the module's docstring. `files` maps a path relative to the manifest to its hash and size."""
+    """See the module's docstring. `files` maps a path relative to the manifest to its hash and size.
+
+    `functions` are the signatures of a program's functions (`lab.runtime.program`), whose loop `signature` describes;
+    none where the model is one call.
+    """
 
     kind: Kind
     name: str
     signature: Signature
+    functions: dict[str, Signature] = field(default_factory=dict)
     task: str | None = None
     created: str = ""
     parents: dict[str, str] = field(default_factory=dict)
@@ -86,18 +100,26 @@ class Manifest:
     mlflow_run_id: str = ""
     schema_version: int = SCHEMA_VERSION
 
+    def called(self) -> dict[str, Signature]:
+        """Every function there is a file of: those of the program, or "main"."""
+        return self.functions or {MAIN: self.signature}
+
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"signature": self.signature.to_dict()}
+        functions = {name: signature.to_dict() for name, signature in self.functions.items()}
+        return asdict(self) | {"signature": self.signature.to_dict(), "functions": functions}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Manifest:
         """Raises ArtifactError on another schema version or a missing field."""
         found = data.get("schema_version")
-        if found != SCHEMA_VERSION:
+        if found not in READABLE_VERSIONS:
             raise ArtifactError("the manifest has another schema version", got=found, expected=SCHEMA_VERSION)
         try:
             fields = dict(data)
+            fields["schema_version"] = SCHEMA_VERSION
             fields["signature"] = Signature.from_dict(data["signature"])
+            functions = data.get("functions", {})
+            fields["functions"] = {name: Signature.from_dict(item) for name, item in functions.items()}
             fields["labels"] = tuple(data["labels"])
             fields["entries"] = tuple(Entry(**item) for item in data["entries"])
             fields["parity"] = tuple(Rung(**item) for item in data["parity"])

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lab.artifacts.manifest import Entry
+from lab.artifacts.manifest import MAIN, Entry, file_name
 from lab.compile.frontend.onnx_import import import_model, load_model
 from lab.compile.frontend.shapes import BATCH, signature_of
 from lab.compile.report import KernelReport, KernelRow
@@ -47,6 +47,7 @@ def compile_onnx(
     *,
     batch_sizes: Sequence[int] = (1,),
     input_shapes: Mapping[str, Sequence[int]] | None = None,
+    dynamic: Collection[str] = (),
     dump_dir: Path | None = None,
     progress: Callable[[str], None] = say,
 ) -> Compiled:
@@ -55,6 +56,7 @@ def compile_onnx(
     Args:
         batch_sizes: one executable is built for each; the runtime pads and splits to them.
         input_shapes: a full shape per input whose dimensions (besides the batch, -1) are dynamic.
+        dynamic: names of dimensions, such as a sequence's length, that stay open: one library takes every size.
         dump_dir: where to write the IR after each phase.
         progress: called with one line per step.
 
@@ -69,7 +71,7 @@ def compile_onnx(
         from lab.compile.pipeline import simplify_graph  # imports TVM, which takes a second
 
         model = load_model(Path(model_path))
-        signature = signature_of(model, input_shapes)
+        signature = signature_of(model, input_shapes, dynamic)
         model = simplify_graph(model)
     sizes = _batch_sizes(signature, batch_sizes)
     executables: dict[int, Any] = {}
@@ -192,8 +194,11 @@ def check_tools(target: Target) -> None:
         prepare(target.spec.cuda_arch)
 
 
-def write_library(compiled: Compiled, folder: Path) -> list[Entry]:
+def write_library(compiled: Compiled, folder: Path, function: str = MAIN) -> list[Entry]:
     """Link one library per batch size into `folder` and return the manifest's entries; constants are inside.
+
+    Args:
+        function: which of a program's functions it is.
 
     Raises:
         MissingToolError: the cross-linker is missing.
@@ -206,7 +211,7 @@ def write_library(compiled: Compiled, folder: Path) -> list[Entry]:
     link = cc.cross_compiler(linker) if linker else None
     entries = []
     for size, executable in compiled.executables.items():
-        entry = Entry(library=f"model_b{size}.so", batch_size=size)
+        entry = Entry(library=file_name(function, f"_b{size}.so"), batch_size=size, function=function)
         executable.export_library(str(folder / entry.library), **({"fcompile": link} if link else {}))
         entries.append(entry)
     return entries

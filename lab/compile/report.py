@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 NAIVE = "naive"
+MAIN = "main"
 
 
 @dataclass(frozen=True)
 class KernelRow:
-    """One kernel of one compiled batch size. `reason` holds the schedule's parameters, and why rules did not fit.
+    """One kernel of one compiled function and batch size. `reason` holds the schedule's parameters, and why rules did not fit.
 
     `flops` and `num_bytes` (arguments read and written) are of one call; `num_calls` calls per inference.
     """
@@ -28,6 +29,7 @@ class KernelRow:
     num_bytes: int = 0
     num_calls: int = 1
     batch_size: int = 1
+    function: str = MAIN
 
     @property
     def is_naive(self) -> bool:
@@ -41,6 +43,12 @@ class KernelReport:
     rows: tuple[KernelRow, ...]
     notes: tuple[str, ...] = ()
     """What else did not go as it should, e.g. a layout that could not be changed."""
+
+    @classmethod
+    def of_program(cls, reports: Mapping[str, KernelReport]) -> KernelReport:
+        """One report of several functions."""
+        rows = [replace(row, function=name) for name, report in reports.items() for row in report.rows]
+        return cls(tuple(rows), tuple(dict.fromkeys(note for report in reports.values() for note in report.notes)))
 
     def naive(self) -> list[str]:
         """Names of the kernels left with naive loops, each once."""

@@ -62,6 +62,11 @@ class Sample:
     label: Annotation
     name: str
 
+    @property
+    def input(self) -> np.ndarray:
+        """What the model is asked about."""
+        return self.image
+
 
 @dataclass(frozen=True)
 class ReadOptions:

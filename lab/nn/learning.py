@@ -34,6 +34,17 @@ class ResumableLoader(Protocol):
     def load_state_dict(self, state: Mapping[str, int]) -> None: ...
 
 
+class OneCall:
+    """The part of a `LearningTask` whose model is one function."""
+
+    @property
+    def functions(self) -> dict[str, Signature]:
+        return {}
+
+    def export_modules(self, model: nn.Module) -> dict[str, nn.Module]:
+        return {"main": model}
+
+
 class LearningTask(Protocol):
     """The learning half of a task, built from its configuration (`LEARN[name](config)`)."""
 
@@ -42,7 +53,19 @@ class LearningTask(Protocol):
     monitor_mode: Literal["max", "min"]
 
     @property
-    def signature(self) -> Signature: ...
+    def signature(self) -> Signature:
+        """Of the whole model, as its deploy half calls it."""
+        ...
+
+    @property
+    def functions(self) -> dict[str, Signature]:
+        """The signatures of a program's functions (`lab.runtime.program`); none where the model is one call."""
+        ...
+
+    def export_modules(self, model: nn.Module) -> dict[str, nn.Module]:
+        """For each function a module that takes its signature's inputs in order and returns the outputs in order;
+        "main" where the model is one call."""
+        ...
 
     @property
     def preprocessing(self) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -134,7 +135,7 @@ def _bench_run(opened: OpenRun, options: BenchOptions) -> list[Row]:
             throughput_per_s=options.batch_size * 1e3 / latency.p50_ms,
             num_threads=num_threads,
             size_bytes=engine.size_bytes(opened),
-            peak_memory_mb=_peak_memory_mb(engine, opened, options, num_threads),
+            peak_memory_mb=_peak_memory_mb(engine, opened, feed, num_threads),
             metric=score.get(_metric(opened)),
             max_abs_error=_max_abs_error(*opened.deploy.aligned(expected, runner.run(feed))),
         )
@@ -158,12 +159,13 @@ def _max_abs_error(expected: Mapping[str, np.ndarray], actual: Mapping[str, np.n
     return max(difference(array, actual[name]).max_abs for name, array in expected.items())
 
 
-def _peak_memory_mb(engine: Engine, opened: OpenRun, options: BenchOptions, num_threads: int) -> float | None:
+def _peak_memory_mb(engine: Engine, opened: OpenRun, feed: Mapping[str, np.ndarray], num_threads: int) -> float | None:
     """Peak resident memory of a process of its own that opens the engine and runs it."""
-    command = [sys.executable, "-m", "lab.pipelines.engines", str(opened.dir.path), engine.name]
-    done = subprocess.run(
-        [*command, str(options.batch_size), str(num_threads)], capture_output=True, text=True, check=False
-    )
+    with tempfile.TemporaryDirectory() as scratch:
+        np.savez(f"{scratch}/feed.npz", allow_pickle=False, **feed)
+        command = [sys.executable, "-m", "lab.pipelines.engines", str(opened.dir.path), engine.name]
+        command += [f"{scratch}/feed.npz", str(num_threads)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         say(f"{engine.name}: memory not measured: {done.stderr.strip().splitlines()[-1:]}")
         return None

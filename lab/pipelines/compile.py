@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lab.artifacts.files import atomic_dir, read_json, recover_dir, sha256_file, write_json, write_text
-from lab.artifacts.manifest import MANIFEST_NAME, Manifest
-from lab.core.errors import ConfigError
+from lab.artifacts.manifest import MAIN, MANIFEST_NAME, Manifest
+from lab.core.errors import ConfigError, MissingToolError
 from lab.core.host import num_cores, versions
 from lab.core.interfaces import Runner
 from lab.core.progress import say
 from lab.core.signature import Signature
 from lab.core.timing import Latency, Stages, interleaved
+from lab.pipelines import models
 from lab.pipelines.context import OpenRun, existing_artifact
 from lab.pipelines.evaluate import feeds, final_split
 from lab.pipelines.export import export
@@ -22,9 +23,12 @@ from lab.pipelines.parity import Batch, Climbed, Judge, climb, judge_of, not_run
 from lab.tasks import DEPLOY
 
 if TYPE_CHECKING:
+    from lab.compile.build import Compiled
     from lab.compile.targets import Target
 
+BATCH = "batch"
 PARITY_SAMPLES = {"x86": 10_000, "cuda": 10_000, "arm": 64}  # ARM is emulated here, so fewer
+PROGRAM_SAMPLES = {"x86": 256, "cuda": 256, "arm": 2}  # each is a loop of many calls
 RANDOM_SAMPLES = 8
 LATENCY_ROUNDS = 6
 REPORT_NAME = "report.json"
@@ -69,11 +73,31 @@ class CompileReport:
 
 @dataclass(frozen=True)
 class _Source:
-    """The ONNX file to compile, and what is known about it."""
+    """The ONNX files to compile, by function, and what is known about them."""
 
-    onnx: Path
+    files: Mapping[str, Path]
     manifest: Manifest | None
     opened: OpenRun | None
+
+    @property
+    def folder(self) -> Path:
+        return next(iter(self.files.values())).parent
+
+    @property
+    def name(self) -> str:
+        return self.manifest.name if self.manifest else next(iter(self.files.values())).stem
+
+    @property
+    def functions(self) -> Mapping[str, Signature]:
+        """Those of a program."""
+        return self.manifest.functions if self.manifest else {}
+
+    def batch_sizes(self, function: str, wanted: Sequence[int]) -> list[int]:
+        """The rows of a function for so many samples: a beam or sampled paths make several of one."""
+        if function == MAIN or self.manifest is None or self.manifest.task is None:
+            return list(wanted)
+        rows = DEPLOY[self.manifest.task].rows_per_input(self.manifest.preprocessing)[function]
+        return [size * rows for size in wanted]
 
     def batches(self, signature: Signature, options: CompileOptions, kind: str) -> Iterator[Batch]:
         """What the parity ladder climbs on: the run's evaluation split, or random arrays for a file alone."""
@@ -82,7 +106,7 @@ class _Source:
                 yield signature.example_inputs({"batch": options.batch_sizes[0]}, seed=seed), None
             return
         task = self.opened.learning_task()
-        limit = options.num_samples or PARITY_SAMPLES[kind]
+        limit = options.num_samples or (PROGRAM_SAMPLES if self.functions else PARITY_SAMPLES)[kind]
         batch_size = min(64, 2 * self.opened.config.train.batch_size)
         yield from feeds(task, self.opened.deploy, final_split(task), batch_size=batch_size, limit=limit)
 
@@ -98,7 +122,7 @@ def compile_run(opened: OpenRun, target_spec: str, options: CompileOptions) -> C
 
     target = resolve_target(target_spec)
     exported = export(opened)
-    source = _Source(exported.folder / "model.onnx", exported.manifest, opened)
+    source = _Source(exported.files(), exported.manifest, opened)
     report = _compile(source, target, opened.dir.bundle(target.name.replace(":", "-")), options)
     if not report.skipped:
         _track(opened, report)
@@ -108,7 +132,8 @@ def compile_run(opened: OpenRun, target_spec: str, options: CompileOptions) -> C
 def compile_file(onnx: Path, target_spec: str, output: Path | None, options: CompileOptions) -> CompileReport:
     """Compile any ONNX file; without data, parity is checked on random inputs.
 
-    A file that `lab export` made keeps its task, labels and preprocessing, when its manifest still lies beside it.
+    A file that `lab export` made keeps its task, labels and preprocessing, when its manifest still lies beside it. One
+    function of a program is compiled like any other file: what its loop is, only the run knows.
 
     Raises:
         ConfigError: no such file.
@@ -120,19 +145,19 @@ def compile_file(onnx: Path, target_spec: str, output: Path | None, options: Com
         raise ConfigError(f"no ONNX file at {onnx}")
     target = resolve_target(target_spec)
     folder = output or Path("bundles") / f"{onnx.stem}-{target.name.replace(':', '-')}"
-    return _compile(_Source(onnx, _manifest_beside(onnx), None), target, folder, options)
+    return _compile(_Source({MAIN: onnx}, _manifest_beside(onnx), None), target, folder, options)
 
 
 def _manifest_beside(onnx: Path) -> Manifest | None:
     """The manifest of the export that `onnx` is part of; None where there is none, or one of other bytes."""
     manifest = existing_artifact(onnx.parent, "compile")
     recorded = manifest.files.get(onnx.name) if manifest and manifest.kind == "onnx" else None
-    return manifest if recorded else None
+    return manifest if recorded and manifest and not manifest.functions else None
 
 
 def _compile(source: _Source, target: Target, folder: Path, options: CompileOptions) -> CompileReport:
     recover_dir(folder)
-    parents = {source.onnx.name: sha256_file(source.onnx)}
+    parents = {path.name: sha256_file(path) for path in source.files.values()}
     existing = existing_artifact(folder, f"compile {target.name}")
     if existing and not options.force and _unchanged(existing, parents, target, options):
         say(f"compile {target.name}: unchanged since {existing.created}, skipped (--force repeats it)")
@@ -153,29 +178,26 @@ def _read_report(folder: Path) -> dict[str, Any]:
 
 
 def _build(source: _Source, target: Target, folder: Path, parents: dict[str, str], options: CompileOptions) -> Manifest:
-    from lab.compile.build import compile_onnx, write_library
+    from lab.compile.build import write_library
+    from lab.compile.report import KernelReport
 
     stages = Stages()
     say(f"compiling for {target.name} ({target.describe()}) ...")
     with stages.stage("compile"):
-        compiled = compile_onnx(
-            source.onnx,
-            target,
-            batch_sizes=options.batch_sizes,
-            input_shapes=options.input_shapes,
-            dump_dir=options.dump_dir,
-        )
+        compiled = {name: _compile_function(source, name, target, options) for name in source.files}
     with stages.stage("link"):
-        entries = write_library(compiled, folder)
-    write_json(folder / REPORT_NAME, compiled.report.to_dict())
+        entries = [entry for name, made in compiled.items() for entry in write_library(made, folder, name)]
+    report = KernelReport.of_program({name: made.report for name, made in compiled.items()})
+    write_json(folder / REPORT_NAME, report.to_dict())
     known = source.manifest
     labels = known.labels if known else ()
     write_text(folder / "labels.txt", "".join(f"{label}\n" for label in labels))
     manifest = Manifest(
         kind="bundle",
-        name=known.name if known else source.onnx.stem,
+        name=source.name,
         task=known.task if known else None,
-        signature=compiled.signature,
+        signature=known.signature if known and source.functions else compiled[MAIN].signature,
+        functions={name: made.signature for name, made in compiled.items()} if source.functions else {},
         parents=parents,
         preprocessing=known.preprocessing if known else {},
         labels=labels,
@@ -196,19 +218,31 @@ def _build(source: _Source, target: Target, folder: Path, parents: dict[str, str
     return Manifest.load(folder, verify=False)
 
 
+def _compile_function(source: _Source, name: str, target: Target, options: CompileOptions) -> Compiled:
+    from lab.compile.build import compile_onnx
+
+    signature = source.functions.get(name)
+    return compile_onnx(
+        source.files[name],
+        target,
+        batch_sizes=source.batch_sizes(name, options.batch_sizes),
+        input_shapes=options.input_shapes,
+        dynamic=[symbol for symbol in signature.symbols() if symbol != BATCH] if signature else (),
+        dump_dir=options.dump_dir / name if options.dump_dir and source.functions else options.dump_dir,
+    )
+
+
 def _parity(
     source: _Source, target: Target, folder: Path, manifest: Manifest, options: CompileOptions
 ) -> tuple[Climbed, Latency | None]:
     """The rung of this target, and its latency where it runs natively (an emulated one means nothing)."""
-    from lab.runtime.onnx_runner import OnnxRunner
-
     name = f"tvm-{target.name}"
-    runner, reason = _open(target, folder)
+    runner, reason = _open(target, folder, manifest)
     if runner is None:
         say(f"parity of {target.name}: not run: {reason}")
         return Climbed(not_run(name, "onnxruntime", reason), {}, {}), None
     say(f"comparing {runner.name} with ONNX Runtime ...")
-    reference = OnnxRunner(source.onnx, num_threads=num_cores(), signature=manifest.signature)
+    reference = _reference(source, manifest)
     try:
         climbed = climb(
             reference,
@@ -217,11 +251,20 @@ def _parity(
             tolerance=options.tolerance or target.tolerance,
             judge=_judge(source),
         )
-        latency = _latency(runner, manifest) if target.runnable_here()[0] else None
+        latency = _latency(runner, source, manifest, options) if target.runnable_here()[0] else None
     finally:
         runner.close()
         reference.close()
     return replace(climbed, rung=replace(climbed.rung, name=name)), latency
+
+
+def _reference(source: _Source, manifest: Manifest) -> Runner:
+    """ONNX Runtime on the files that were compiled."""
+    from lab.runtime.onnx_runner import OnnxRunner
+
+    if source.functions:
+        return models.onnx(source.folder, manifest, num_threads=num_cores())
+    return OnnxRunner(source.files[MAIN], num_threads=num_cores(), signature=manifest.signature)
 
 
 def _judge(source: _Source) -> Judge | None:
@@ -231,8 +274,13 @@ def _judge(source: _Source) -> Judge | None:
     return Judge(DEPLOY[known.task], known.labels, known.preprocessing, {}) if known and known.task else None
 
 
-def _latency(runner: Runner, manifest: Manifest) -> Latency:
-    feed = manifest.signature.example_inputs({"batch": max(1, manifest.entries[0].batch_size)})
+def _latency(runner: Runner, source: _Source, manifest: Manifest, options: CompileOptions) -> Latency:
+    """On arbitrary inputs; on the first sample where the loop of a program needs inputs that make sense."""
+    if source.opened is not None and source.functions:
+        task = source.opened.learning_task()
+        feed = next(feeds(task, source.opened.deploy, final_split(task), batch_size=options.batch_sizes[0]))[0]
+    else:
+        feed = manifest.signature.example_inputs({BATCH: max(1, manifest.entries[0].batch_size)})
     return interleaved({runner.name: lambda: runner.run(feed)}, rounds=LATENCY_ROUNDS)[runner.name]
 
 
@@ -244,19 +292,14 @@ def _rung_metrics(climbed: Climbed, latency: Latency | None) -> dict[str, dict[s
     return {name: metrics for name, metrics in found.items() if metrics}
 
 
-def _open(target: Target, folder: Path) -> tuple[Runner | None, str]:
+def _open(target: Target, folder: Path, manifest: Manifest) -> tuple[Runner | None, str]:
     """The runner that can run a bundle of this target here: native, emulated, or none and why."""
-    from lab.runtime import open_bundle
-
     runnable, reason = target.runnable_here()
     if runnable:
-        return open_bundle(folder), ""
+        return models.bundle(folder, manifest), ""
     if target.kind == "arm":
-        from lab.core.errors import MissingToolError
-        from lab.runtime.edge import EmulatedRunner
-
         try:
-            return EmulatedRunner(folder), ""
+            return models.emulated(folder, manifest), ""
         except MissingToolError as error:
             return None, f"{reason}; {error.what}: {error.hint}"
     return None, reason

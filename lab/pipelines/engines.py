@@ -10,9 +10,12 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
+
 from lab.artifacts.manifest import Manifest
 from lab.core.host import cpu_arch
 from lab.core.interfaces import Runner
+from lab.pipelines import models
 from lab.pipelines.context import OpenRun
 
 
@@ -32,43 +35,37 @@ def engines_of(opened: OpenRun) -> list[Engine]:
     return [
         Engine("torch eager", _eager, lambda run: run.dir.weights.stat().st_size),
         Engine("torch.compile", _compiled, lambda run: run.dir.weights.stat().st_size),
-        Engine("onnxruntime", _onnx, lambda run: run.dir.onnx.stat().st_size),
-        Engine("openvino", _openvino, lambda run: run.dir.onnx.stat().st_size, openvino),
+        Engine("onnxruntime", _onnx, _onnx_bytes),
+        Engine("openvino", _openvino, _onnx_bytes, openvino),
         *(_bundle(path) for path in opened.dir.bundles()),
     ]
 
 
 def _eager(opened: OpenRun, num_threads: int) -> Runner:
-    from lab.runtime.eager_runner import EagerRunner
-
-    return EagerRunner(opened.build_model(), opened.manifest.signature, num_threads=num_threads)
+    return models.eager(opened.learning_task(), opened.build_model(), num_threads=num_threads)
 
 
 def _compiled(opened: OpenRun, num_threads: int) -> Runner:
-    from lab.runtime.eager_runner import EagerRunner
-
-    return EagerRunner(opened.build_model(), opened.manifest.signature, num_threads=num_threads, torch_compile=True)
+    return models.eager(opened.learning_task(), opened.build_model(), num_threads=num_threads, torch_compile=True)
 
 
 def _onnx(opened: OpenRun, num_threads: int) -> Runner:
-    from lab.runtime.onnx_runner import OnnxRunner
-
-    return OnnxRunner(opened.dir.onnx, num_threads=num_threads)
+    return models.onnx(opened.dir.export, Manifest.load(opened.dir.export, verify=False), num_threads=num_threads)
 
 
 def _openvino(opened: OpenRun, num_threads: int) -> Runner:
-    from lab.runtime.openvino_runner import OpenVinoRunner
+    return models.openvino(opened.dir.export, Manifest.load(opened.dir.export, verify=False), num_threads=num_threads)
 
-    return OpenVinoRunner(opened.dir.onnx, num_threads=num_threads)
+
+def _onnx_bytes(opened: OpenRun) -> int:
+    return sum(path.stat().st_size for path in opened.dir.export.glob("*.onnx"))
 
 
 def _bundle(path: Path) -> Engine:
     manifest = Manifest.load(path, verify=False)
 
     def open_it(opened: OpenRun, num_threads: int) -> Runner:
-        from lab.runtime import open_bundle
-
-        return open_bundle(path, num_threads=num_threads)
+        return models.bundle(path, manifest, num_threads=num_threads)
 
     def size(opened: OpenRun) -> int:
         return sum(int(manifest.files[entry.library]["size_bytes"]) for entry in manifest.entries)
@@ -85,16 +82,18 @@ def _why_not_here(manifest: Manifest) -> str:
     return ""
 
 
-def main(run: str, name: str, batch_size: str, num_threads: str) -> None:
-    """Open one engine, run it on example inputs, print this process's peak memory as JSON."""
+def main(run: str, name: str, feed: str, num_threads: str) -> None:
+    """Open one engine, run it on the arrays of the file `feed`, print this process's peak memory as JSON."""
     from lab.runtime.tvm_runner import use_runtime_library_only
 
     use_runtime_library_only()
     opened = OpenRun.find(run, Path("runs"))
     engine = next(engine for engine in engines_of(opened) if engine.name == name)
     runner = engine.open(opened, int(num_threads))
-    for seed in range(3):
-        runner.run(opened.manifest.signature.example_inputs({"batch": int(batch_size)}, seed=seed))
+    with np.load(feed, allow_pickle=False) as arrays:
+        inputs = dict(arrays)
+    for _ in range(3):
+        runner.run(inputs)
     print(json.dumps({"peak_memory_mb": round(peak_kib() * 1024 / 1e6, 1)}))
 
 

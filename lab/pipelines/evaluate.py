@@ -14,7 +14,7 @@ from lab.artifacts.manifest import Manifest
 from lab.core.errors import ArtifactError
 from lab.core.interfaces import Runner
 from lab.core.progress import bar, say
-from lab.data.dataset import Sample
+from lab.pipelines import models
 from lab.pipelines.context import OpenRun, threads_or_all
 from lab.tasks import DEPLOY
 
@@ -41,18 +41,18 @@ def final_split(task: Any) -> Split:
 
 def feeds(
     task: Any, deploy: ModuleType, split: Split, *, batch_size: int, limit: int | None = None
-) -> Iterator[tuple[dict[str, np.ndarray], list[Sample]]]:
-    """Preprocessed inputs of a split with the samples they come from, `batch_size` images at a time or as many as fit.
+) -> Iterator[tuple[dict[str, np.ndarray], list[Any]]]:
+    """Preprocessed inputs of a split with the samples they come from, `batch_size` of them at a time or as many as fit.
 
     This is the deployment path (numpy preprocessing from the manifest), not the training loader's.
     """
     dataset = task.eval_dataset(split)
     count = len(dataset) if limit is None else min(limit, len(dataset))
-    batch_size = min(batch_size, deploy.images_per_call(task.preprocessing) or batch_size)
+    batch_size = min(batch_size, deploy.inputs_per_call(task.preprocessing) or batch_size)
     for first in range(0, count, batch_size):
         indices = range(first, min(first + batch_size, count))
         samples = [dataset[index] for index in indices]
-        yield deploy.preprocess([sample.image for sample in samples], task.preprocessing), samples
+        yield deploy.preprocess([sample.input for sample in samples], task.preprocessing), samples
 
 
 def score_runner(
@@ -72,14 +72,13 @@ def score_runner(
 
 def evaluate_model(config: Any, task: Any, weights: Path) -> dict[str, float]:
     """Metrics of trained weights on the test split, named `test/...` (`validation/...` where there is none)."""
-    from lab.runtime.eager_runner import EagerRunner
     from lab.train.weights import load_weights
 
     split = final_split(task)
     model = task.build_model(pretrained=False)
     load_weights(model, weights)
     say(f"evaluating on the {split} split ...")
-    runner = EagerRunner(model.eval(), task.signature, num_threads=threads_or_all(config.train.num_threads))
+    runner = models.eager(task, model, num_threads=threads_or_all(config.train.num_threads))
     batch_size = min(256, 2 * config.train.batch_size)  # what training had memory for, without its gradients
     scores, _ = score_runner(runner, task, DEPLOY[config.task], split, batch_size=batch_size)
     return {f"{split}/{name}": value for name, value in scores.items()}
@@ -118,12 +117,6 @@ def _run_of(artifact: Path) -> Path:
 
 
 def _runner(opened: OpenRun, artifact: Path, manifest: Manifest | None, num_threads: int) -> Runner:
-    from lab.runtime import open_bundle
-    from lab.runtime.eager_runner import EagerRunner
-    from lab.runtime.onnx_runner import OnnxRunner
-
     if manifest is None or manifest.kind == "run":
-        return EagerRunner(opened.build_model(), opened.manifest.signature, num_threads=num_threads)
-    if manifest.kind == "onnx":
-        return OnnxRunner(artifact / "model.onnx", num_threads=num_threads)
-    return open_bundle(artifact, num_threads=num_threads)
+        return models.eager(opened.learning_task(), opened.build_model(), num_threads=num_threads)
+    return models.open_model(artifact, num_threads=num_threads)

@@ -1,18 +1,22 @@
-"""`lab export`: trained run -> model.onnx + manifest, equal to the torch model at two batch sizes."""
+"""`lab export`: trained run -> ONNX + manifest, equal to the torch model at two batch sizes.
+
+A model that is one call becomes model.onnx, a program one file per function.
+"""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from lab.artifacts.files import atomic_dir, recover_dir, sha256_file, write_text
-from lab.artifacts.manifest import MANIFEST_NAME, Manifest
+from lab.artifacts.manifest import MAIN, MANIFEST_NAME, Manifest, file_name
 from lab.core.host import num_cores, versions
 from lab.core.progress import say
 from lab.core.timing import Stages
+from lab.pipelines import models
 from lab.pipelines.context import OpenRun, existing_artifact
 from lab.pipelines.evaluate import feeds, final_split
 from lab.pipelines.parity import Climbed, climb, judge_of, require
@@ -29,11 +33,15 @@ class ExportReport:
     manifest: Manifest
     skipped: bool
 
+    def files(self) -> dict[str, Path]:
+        """The ONNX file of each function."""
+        return {name: self.folder / file_name(name, ".onnx") for name in self.manifest.called()}
+
     def to_dict(self) -> dict[str, Any]:
         return {
-            "onnx": str(self.folder / "model.onnx"),
+            "onnx": [str(path) for path in self.files().values()],
             "skipped": self.skipped,
-            "size_bytes": self.manifest.files["model.onnx"]["size_bytes"],
+            "size_bytes": onnx_bytes(self.manifest),
             "parity": [rung.__dict__ for rung in self.manifest.parity],
             "metrics": self.manifest.metrics,
             "durations_s": self.manifest.durations_s,
@@ -63,48 +71,60 @@ def _unchanged(existing: Manifest, parents: dict[str, str], options: dict[str, A
 
 
 def _export(opened: OpenRun, parents: dict[str, str], options: dict[str, Any]) -> Manifest:
-    from lab.export.onnx_export import export_onnx
-
     run, stages = opened.dir, Stages()
     task = opened.learning_task()
     model = opened.build_model()
     with atomic_dir(run.export) as folder:
         say("exporting to ONNX ...")
         with stages.stage("export"):
-            path = export_onnx(model, task.signature, folder / "model.onnx", opset=options["opset"])
-        say("comparing ONNX Runtime with PyTorch ...")
-        with stages.stage("parity"):
-            climbed = _parity(opened, task, model, path, options["tolerance"])
-        require([climbed.rung])
+            files = _write_functions(task, model, folder, options["opset"])
         write_text(folder / "labels.txt", "".join(f"{label}\n" for label in task.labels))
         manifest = Manifest(
             kind="onnx",
             name=run.name,
             task=opened.config.task,
             signature=task.signature,
+            functions=task.functions,
             parents=parents,
             preprocessing=task.preprocessing,
             labels=tuple(task.labels),
             metrics=opened.manifest.metrics,
-            parity=(climbed.rung,),
             options=options,
             versions=versions(),
-            durations_s=stages.durations_s,
-        ).with_files(folder, ["model.onnx", "labels.txt"])
+        ).with_files(folder, [*files, "labels.txt"])
+        say("comparing ONNX Runtime with PyTorch ...")
+        with stages.stage("parity"):
+            climbed = _parity(opened, task, model, folder, manifest)
+        require([climbed.rung])
+        manifest = replace(manifest, parity=(climbed.rung,), durations_s=stages.durations_s)
         manifest.save(folder)
     _track(opened, manifest)
     return Manifest.load(run.export)
 
 
-def _parity(opened: OpenRun, task: Any, model: Any, path: Path, tolerance: float) -> Climbed:
-    from lab.runtime.eager_runner import EagerRunner
-    from lab.runtime.onnx_runner import OnnxRunner
+def _write_functions(task: Any, model: Any, folder: Path, opset: int) -> list[str]:
+    """One ONNX file per function; their names."""
+    from lab.export.onnx_export import export_onnx
 
-    eager = EagerRunner(model, task.signature, num_threads=num_cores())
-    onnx = OnnxRunner(path, num_threads=num_cores())
+    modules, names = task.export_modules(model), []
+    for function, signature in (task.functions or {MAIN: task.signature}).items():
+        names.append(file_name(function, ".onnx"))
+        export_onnx(modules[function], signature, folder / names[-1], opset=opset)
+    return names
+
+
+def _parity(opened: OpenRun, task: Any, model: Any, folder: Path, manifest: Manifest) -> Climbed:
+    eager = models.eager(task, model, num_threads=num_cores())
+    onnx = models.onnx(folder, manifest, num_threads=num_cores())
+    tolerance = manifest.options["tolerance"]
     climbed = climb(eager, onnx, _two_sizes(opened, task), tolerance=tolerance, judge=judge_of(opened))
     onnx.close()
     return climbed
+
+
+def onnx_bytes(manifest: Manifest) -> int:
+    """The size of an export's ONNX files in bytes."""
+    return sum(int(entry["size_bytes"]) for name, entry in manifest.files.items() if name.endswith(".onnx"))
 
 
 def _two_sizes(opened: OpenRun, task: Any) -> Iterator[Any]:
@@ -120,7 +140,7 @@ def _track(opened: OpenRun, manifest: Manifest) -> None:
     tracker.log_metrics(
         {
             "max_abs_error": float(rung.max_abs_error or 0.0),
-            "size_mb": manifest.files["model.onnx"]["size_bytes"] / 1e6,
+            "size_mb": onnx_bytes(manifest) / 1e6,
             "export_s": manifest.durations_s["export"],
         }
     )

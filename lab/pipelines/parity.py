@@ -13,11 +13,11 @@ from lab.artifacts.manifest import Rung
 from lab.core.compare import Difference, difference
 from lab.core.errors import ParityError
 from lab.core.interfaces import Runner
-from lab.data.dataset import Sample
 from lab.pipelines.context import OpenRun
+from lab.runtime.program import ProgramRunner
 
 Arrays = Mapping[str, np.ndarray]
-Batch = tuple[Arrays, Sequence[Sample] | None]
+Batch = tuple[Arrays, Sequence[Any] | None]
 
 
 @dataclass(frozen=True)
@@ -59,12 +59,11 @@ class _Tally:
     num_judged: int = 0
     num_scored: int = 0
 
-    def add(self, size: int, expected: Arrays, actual: Arrays) -> None:
-        self.num_samples += size
+    def compare(self, expected: Arrays, actual: Arrays, function: str = "") -> None:
         for name, array in expected.items():
             gap = difference(array, actual[name])
             if gap.max_abs >= self.worst.max_abs:
-                self.worst, self.worst_output = gap, name
+                self.worst, self.worst_output = gap, f"{function}.{name}" if function else name
 
     @property
     def agreement(self) -> float | None:
@@ -81,6 +80,9 @@ def climb(
 ) -> Climbed:
     """Compare two runners on the same inputs, batch by batch.
 
+    Of programs the functions are compared, each on the inputs that the reference's loop gave it, so that errors do not
+    add up over the steps; whether the whole loops come to the same answers is the agreement.
+
     Args:
         batches: named inputs with the leading dimension as the batch, and the samples they show (None: made up).
         tolerance: largest difference of any output that passes; absolute, or relative to the output's largest value
@@ -91,12 +93,13 @@ def climb(
     tally = _Tally()
     scorers = [judge.scorer(), judge.scorer()] if judge else []
     for feed, samples in batches:
-        expected, actual = reference.run(feed), candidate.run(feed)
+        expected, actual = _run_both(reference, candidate, feed, tally), candidate.run(feed)
         size = len(next(iter(feed.values())))
+        tally.num_samples += size
+        if not isinstance(reference, ProgramRunner):
+            tally.compare(*(judge.deploy.aligned(expected, actual) if judge else (expected, actual)))
         if judge is None:
-            tally.add(size, expected, actual)
             continue
-        tally.add(size, *judge.deploy.aligned(expected, actual))
         tally.agreeing += size * judge.deploy.agreement(expected, actual)
         tally.num_judged += size
         if samples is not None:
@@ -109,6 +112,19 @@ def climb(
     rung = _rung(reference.name, candidate.name, tally, tolerance, least)
     scores = [scorer.compute() if tally.num_scored else {} for scorer in scorers] or [{}, {}]
     return Climbed(rung, *scores)
+
+
+def _run_both(reference: Runner, candidate: Runner, feed: Arrays, tally: _Tally) -> dict[str, np.ndarray]:
+    """The reference's outputs; each call of a program's function is made of the candidate's too, and compared."""
+    if not isinstance(reference, ProgramRunner):
+        return reference.run(feed)
+    assert isinstance(candidate, ProgramRunner)
+    functions = candidate.functions
+
+    def observe(name: str, inputs: Arrays, outputs: dict[str, np.ndarray]) -> None:
+        tally.compare(outputs, functions[name].run(inputs), name)
+
+    return reference.run(feed, observe)
 
 
 def _rung(reference: str, candidate: str, tally: _Tally, tolerance: float, least: float) -> Rung:

@@ -1,16 +1,18 @@
-"""`lab predict`: files -> one JSON record each; a broken file becomes an error record and the rest goes on."""
+"""`lab predict`: inputs of files -> one JSON record each; a broken one becomes an error record and the rest goes on.
+
+An image file is one input; a file of sentences or of series holds many, one per line.
+"""
 
 from __future__ import annotations
 
 import glob
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from lab.artifacts.files import atomic_path
@@ -18,6 +20,7 @@ from lab.artifacts.manifest import Manifest
 from lab.core.errors import ArtifactError, ConfigError, DataError
 from lab.core.interfaces import Runner
 from lab.core.progress import track
+from lab.pipelines import models
 from lab.tasks import DEPLOY
 
 
@@ -30,12 +33,13 @@ def predict(
     save: Saving | None = None,
     num_threads: int | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Yield {"file", "prediction"...} or {"file", "error"} for each input file, in order.
+    """Yield {"file", prediction...} or {"file", "error"} for each input, in order; of many in a file also "index".
 
     Args:
         artifact: a bundle, or an export folder with model.onnx.
         paths: files, folders (searched recursively) or glob patterns.
-        options: of the task's postprocessing, such as top_k; those that are None keep their default.
+        options: of the task's postprocessing or its loop, such as top_k or beam_size; those that are None keep their
+            default.
         save: what else to write beside the records.
 
     Raises:
@@ -50,26 +54,56 @@ def predict(
             hint="open it from Python: lab.runtime.open_bundle(path).run({name: array})",
         )
     deploy: ModuleType = DEPLOY[manifest.task]
-    chosen = _options(deploy, manifest.task, options or {})
+    of_loop, of_answer = _options(deploy, manifest.task, options or {})
     files = list(expand(paths, deploy.EXTENSIONS))
-    batch_size = min(batch_size, deploy.images_per_call(manifest.preprocessing) or batch_size)
-    runner = _open(artifact, manifest, num_threads)
+    batch_size = min(batch_size, deploy.inputs_per_call(manifest.preprocessing) or batch_size)
+    runner = models.open_model(artifact, num_threads=num_threads, options=of_loop)
+    predictor = _Predictor(runner, deploy, manifest, of_answer, save or Saving())
     try:
-        batches = [files[i : i + batch_size] for i in range(0, len(files), batch_size)]
-        for batch in track(batches, "predicting", len(batches)):
-            yield from _predict_batch(runner, deploy, manifest, batch, chosen, save or Saving())
+        for batch in _batches(track(files, "predicting", len(files)), deploy, batch_size):
+            yield from predictor.records(batch)
     finally:
         runner.close()
 
 
-def _options(deploy: ModuleType, task: str, options: Mapping[str, Any]) -> dict[str, Any]:
+def _options(deploy: ModuleType, task: str, options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The options that are given: (those of the program's loop, those of `postprocess`)."""
     given = {name: value for name, value in options.items() if value is not None}
-    unknown = sorted(set(given) - set(deploy.OPTIONS))
+    of_loop = getattr(deploy, "LOOP_OPTIONS", ())
+    known = (*of_loop, *deploy.OPTIONS)
+    unknown = sorted(set(given) - set(known))
     if unknown:
-        raise ConfigError(
-            f"{task} has no option {', '.join(unknown)}", expected=", ".join(deploy.OPTIONS) or "no option"
-        )
-    return given
+        raise ConfigError(f"{task} has no option {', '.join(unknown)}", expected=", ".join(known) or "no option")
+    loop = {name: value for name, value in given.items() if name in of_loop}
+    return loop, {name: value for name, value in given.items() if name not in of_loop}
+
+
+@dataclass(frozen=True)
+class _Item:
+    """One input of a file, or why it cannot be read; `index` is None where it is the file's only one."""
+
+    file: Path
+    index: int | None
+    content: Any
+
+
+def _batches(files: Iterable[Path], deploy: ModuleType, batch_size: int) -> Iterator[list[_Item]]:
+    items: list[_Item] = []
+    for file in files:
+        items += _items_of(file, deploy)
+        while len(items) >= batch_size:
+            yield items[:batch_size]
+            items = items[batch_size:]
+    if items:
+        yield items
+
+
+def _items_of(file: Path, deploy: ModuleType) -> list[_Item]:
+    try:
+        found = deploy.load_inputs(file)
+    except DataError as error:
+        return [_Item(file, None, error)]
+    return [_Item(file, index if len(found) > 1 else None, content) for index, content in enumerate(found)]
 
 
 def expand(paths: Sequence[str], extensions: Sequence[str]) -> Iterator[Path]:
@@ -99,51 +133,50 @@ def _glob(pattern: str) -> list[Path]:
     return [Path(match) for match in glob.glob(pattern, recursive=True)]  # noqa: PTH207
 
 
-def _open(artifact: Path, manifest: Manifest, num_threads: int | None) -> Runner:
-    from lab.runtime import open_bundle
-    from lab.runtime.onnx_runner import OnnxRunner
+@dataclass(frozen=True)
+class _Predictor:
+    """An opened model with all that turns a batch of inputs into records."""
 
-    if manifest.kind == "bundle":
-        return open_bundle(artifact, num_threads=num_threads, verify=False)
-    if manifest.kind == "onnx":
-        return OnnxRunner(artifact / "model.onnx", num_threads=num_threads)
-    raise ArtifactError(f"{artifact} is a training run", expected="a bundle", hint="lab compile makes one")
+    runner: Runner
+    deploy: ModuleType
+    manifest: Manifest
+    options: Mapping[str, Any]
+    save: Saving
 
-
-def _join(feeds: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    return {name: np.concatenate([feed[name] for feed in feeds]) for name in feeds[0]}
-
-
-def _predict_batch(
-    runner: Runner,
-    deploy: ModuleType,
-    manifest: Manifest,
-    files: Sequence[Path],
-    options: Mapping[str, Any],
-    save: Saving,
-) -> Iterator[dict[str, Any]]:
-    images: dict[Path, np.ndarray] = {}
-    feeds: list[dict[str, np.ndarray]] = []
-    errors: dict[Path, DataError] = {}
-    for file in files:
+    def records(self, items: Sequence[_Item]) -> Iterator[dict[str, Any]]:
+        """One record per item, in order."""
+        errors = {at: item.content for at, item in enumerate(items) if isinstance(item.content, DataError)}
+        readable = {at: item.content for at, item in enumerate(items) if at not in errors}
         try:
-            image = deploy.load_input(file)
-            feeds.append(deploy.preprocess([image], manifest.preprocessing))
-            images[file] = image
-        except DataError as error:
-            errors[file] = error
-    answers: dict[Path, Any] = {}
-    if images:
-        outputs = runner.run(_join(feeds))
-        sizes = [image.shape[:2] for image in images.values()]
-        predictions = deploy.postprocess(outputs, manifest.labels, sizes, manifest.preprocessing, **options)
-        answers = dict(zip(images, predictions, strict=True))
-    for file in files:
-        if file in errors:
-            yield {"file": str(file), "error": errors[file].to_dict()}
-        else:
-            saved = save.write(file, images[file], answers[file], deploy, manifest.labels)
-            yield {"file": str(file), **deploy.to_record(answers[file], manifest.labels), **saved}
+            answers = self._answers(readable)
+        except DataError:
+            # One input that the model cannot take must not cost the others their answers.
+            errors |= self._refused(readable)
+            answers = self._answers({at: content for at, content in readable.items() if at not in errors})
+        for at, item in enumerate(items):
+            place = {"file": str(item.file)} | ({} if item.index is None else {"index": item.index})
+            if at in errors:
+                yield place | {"error": errors[at].to_dict()}
+                continue
+            saved = self.save.write(item, answers[at], self.deploy, self.manifest.labels)
+            yield place | self.deploy.to_record(answers[at], self.manifest.labels) | saved
+
+    def _answers(self, contents: Mapping[int, Any]) -> dict[int, Any]:
+        if not contents:
+            return {}
+        inputs, preprocessing = list(contents.values()), self.manifest.preprocessing
+        outputs = self.runner.run(self.deploy.preprocess(inputs, preprocessing))
+        found = self.deploy.postprocess(outputs, self.manifest.labels, inputs, preprocessing, **self.options)
+        return dict(zip(contents, found, strict=True))
+
+    def _refused(self, contents: Mapping[int, Any]) -> dict[int, DataError]:
+        found = {}
+        for at, content in contents.items():
+            try:
+                self.deploy.preprocess([content], self.manifest.preprocessing)
+            except DataError as error:
+                found[at] = error
+        return found
 
 
 @dataclass(frozen=True)
@@ -154,17 +187,16 @@ class Saving:
     responses: Path | None = None
     accept: str | None = None
 
-    def write(
-        self, file: Path, image: np.ndarray, prediction: Any, deploy: ModuleType, labels: Sequence[str]
-    ) -> dict[str, str]:
+    def write(self, item: _Item, prediction: Any, deploy: ModuleType, labels: Sequence[str]) -> dict[str, str]:
         """What was written, for the record. Raises StorageError, or DataError for an unknown content type."""
         written: dict[str, str] = {}
         # Files of two folders may share a name.
-        stem = f"{file.stem}-{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
+        stem = f"{item.file.stem}-{hashlib.sha256(str(item.file).encode()).hexdigest()[:8]}"
+        stem += "" if item.index is None else f"-{item.index}"
         if self.pictures is not None:
             written["picture"] = str(self.pictures / f"{stem}.png")
             with atomic_path(self.pictures / f"{stem}.png") as path:
-                Image.fromarray(deploy.draw(image, prediction, labels)).save(path, format="PNG")
+                Image.fromarray(deploy.draw(item.content, prediction, labels)).save(path, format="PNG")
         if self.responses is not None:
             accept = self.accept or deploy.ACCEPTS[0]
             target = self.responses / f"{stem}{_SUFFIXES.get(accept, '.bin')}"

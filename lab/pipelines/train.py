@@ -204,6 +204,7 @@ def _write_manifest(
         name=run.name,
         task=config.task,
         signature=task.signature,
+        functions=task.functions,
         parents={"data": str(task.dataset_card().get("digest", ""))},
         preprocessing=task.preprocessing,
         labels=tuple(task.labels),

@@ -22,18 +22,22 @@ RUNNERS = LazyTable(
 )
 
 
-def open_bundle(path: Path | str, num_threads: int | None = None, verify: bool = True) -> TvmRunner:
+def open_bundle(
+    path: Path | str, num_threads: int | None = None, verify: bool = True, function: str = "main"
+) -> TvmRunner:
     """Open a compiled bundle; needs numpy and the TVM runtime, neither torch nor the TVM compiler.
 
     Args:
         num_threads: threads of the pool; None takes every core this process may use.
         verify: compare every file with the checksum in the manifest.
+        function: of a program (several functions and a loop); `lab.pipelines.models.open_model` opens it whole.
 
     Raises:
+        ArtifactError: the bundle has no such function.
         IntegrityError: a file is missing or has other bytes than the manifest records.
         IncompatibleError: built for another CPU; found before any code of the bundle is loaded.
         MissingToolError: the TVM runtime, or the GPU it needs, is missing.
     """
     from lab.runtime.tvm_runner import TvmRunner
 
-    return TvmRunner(Path(path), num_threads=num_threads, verify=verify)
+    return TvmRunner(Path(path), num_threads=num_threads, verify=verify, function=function)

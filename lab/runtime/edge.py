@@ -25,11 +25,12 @@ from typing import cast
 import numpy as np
 
 from lab.artifacts.files import atomic_dir, storage_errors
-from lab.artifacts.manifest import Manifest, TargetInfo
+from lab.artifacts.manifest import MAIN, Manifest, TargetInfo
 from lab.core import errors, host
 from lab.core.errors import ArtifactError, IncompatibleError, LabError, MissingToolError
 from lab.core.progress import say
 from lab.runtime.toolchain import COMPILERS, Arch, capture, emulation, toolchain
+from lab.runtime.tvm_runner import function_of
 
 SOURCES = Path(__file__).parent / "cpp"
 LIBRARIES = {"apache-tvm": "tvm/lib/libtvm_runtime.so", "apache-tvm-ffi": "tvm_ffi/lib/libtvm_ffi.so"}
@@ -184,6 +185,7 @@ def run_bundle(
     emulate: bool = True,
     cache: Path | None = None,
     num_threads: int | None = None,
+    function: str = MAIN,
 ) -> dict[str, np.ndarray]:
     """Run a bundle once in `lab_run`, however many samples the inputs hold; `arch` defaults to the bundle's.
 
@@ -198,7 +200,7 @@ def run_bundle(
     prefix = emulation(arch, target.mcpu)
     program = build_runner(arch, cache)
     with tempfile.TemporaryDirectory() as scratch:
-        command = [*prefix, str(program), str(bundle), "--output-dir", f"{scratch}/out"]
+        command = [*prefix, str(program), str(bundle), "--function", function, "--output-dir", f"{scratch}/out"]
         command += ["--threads", str(num_threads)] if num_threads else []
         for index, (name, array) in enumerate(inputs.items()):
             np.save(f"{scratch}/{index}.npy", np.ascontiguousarray(array), allow_pickle=False)
@@ -241,10 +243,13 @@ class EmulatedRunner:
         IntegrityError: a file of the bundle is not the one its manifest records.
     """
 
-    def __init__(self, bundle: Path, *, cache: Path | None = None, num_threads: int | None = None) -> None:
+    def __init__(
+        self, bundle: Path, *, cache: Path | None = None, num_threads: int | None = None, function: str = MAIN
+    ) -> None:
         manifest = Manifest.load(bundle)
         self.bundle = bundle
-        self.signature = manifest.signature
+        self.function = function
+        self.signature = function_of(manifest, function)
         target = _cpu_target(bundle)
         self.name = f"tvm-{target.kind}-{'edge' if target.arch == host.cpu_arch() else 'qemu'}"
         self.num_threads = num_threads
@@ -255,7 +260,9 @@ class EmulatedRunner:
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run once; inputs and outputs are checked against the signature."""
         self.signature.check_inputs(inputs)
-        outputs = run_bundle(self.bundle, inputs, cache=self._cache, num_threads=self.num_threads)
+        outputs = run_bundle(
+            self.bundle, inputs, cache=self._cache, num_threads=self.num_threads, function=self.function
+        )
         self.signature.check_outputs(outputs)
         return {spec.name: outputs[spec.name] for spec in self.signature.outputs}
 

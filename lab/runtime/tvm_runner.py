@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from lab.artifacts.manifest import Entry, Manifest, TargetInfo
+from lab.artifacts.manifest import MAIN, Entry, Manifest, TargetInfo
 from lab.core import host
 from lab.core.errors import ArtifactError, DataError, IncompatibleError, MissingToolError
 from lab.core.signature import Signature, TensorSpec
@@ -22,26 +22,33 @@ DEVICE_CPU = "cpu"
 
 
 class TvmRunner:
-    """A bundle opened for inference. Not thread-safe: one per thread.
+    """One function of a bundle, opened for inference. Not thread-safe: one per thread.
+
+    Args:
+        function: of a program, such as "encode"; `lab.pipelines.models.open_model` opens all with their loop.
 
     Raises on opening:
+        ArtifactError: the bundle has no such function.
         IntegrityError, IncompatibleError, MissingToolError: see `lab.runtime.open_bundle`.
     """
 
     name = "tvm"
 
-    def __init__(self, path: Path, *, num_threads: int | None = None, verify: bool = True) -> None:
+    def __init__(
+        self, path: Path, *, num_threads: int | None = None, verify: bool = True, function: str = MAIN
+    ) -> None:
         self.manifest = Manifest.load(path, verify=verify)
         target = self.manifest.target
         if self.manifest.kind != "bundle" or target is None or not self.manifest.entries:
             raise ArtifactError(f"{path} is not a compiled bundle", got=self.manifest.kind, expected="bundle")
         check_cpu(target)
-        self.signature: Signature = self.manifest.signature
+        self.signature: Signature = function_of(self.manifest, function)
         wanted = threads.configure(num_threads)
         self._tvm = _import_runtime()
         self.num_threads = threads.check_pool(wanted)
         self._device = self._open_device(target)
-        self._machines = {entry.batch_size: self._load(path, entry) for entry in self.manifest.entries}
+        entries = [entry for entry in self.manifest.entries if entry.function == function]
+        self._machines = {entry.batch_size: self._load(path, entry) for entry in entries}
         self._axes = {spec.name: spec.shape.index(BATCH) for spec in self.signature.inputs if BATCH in spec.shape}
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -78,7 +85,7 @@ class TvmRunner:
         arguments = [
             self._tvm.tensor(np.ascontiguousarray(inputs[spec.name]), self._device) for spec in self.signature.inputs
         ]
-        result = machine["main"](*arguments)
+        result = machine[MAIN](*arguments)  # whatever the program calls it
         tensors = [result] if hasattr(result, "numpy") else list(result)
         return [tensor.numpy() for tensor in tensors]
 
@@ -113,6 +120,17 @@ class TvmRunner:
             [self._device] if self._device.dlpack_device_type() == 1 else [self._device, self._tvm.device("cpu", 0)]
         )
         return VirtualMachine(module, devices)
+
+
+def function_of(manifest: Manifest, function: str) -> Signature:
+    """The signature of one function of a bundle. Raises ArtifactError when it has no such function."""
+    called = manifest.called()
+    if function not in called:
+        raise ArtifactError(
+            f"the bundle has no function '{function}'", got=manifest.name, expected=", ".join(called),
+            hint="it is a program: lab.pipelines.models.open_model(path) opens its functions with their loop",
+        )  # fmt: skip
+    return called[function]
 
 
 def check_cpu(target: TargetInfo) -> None:

@@ -17,7 +17,7 @@ def test_batches_hold_no_more_images_than_the_task_takes(most: int | None, sizes
     dataset = [Sample(np.full((1, 1, 3), index, np.uint8), index, str(index)) for index in range(7)]
     task: Any = SimpleNamespace(eval_dataset=lambda split: dataset, preprocessing={})
     deploy: Any = SimpleNamespace(
-        images_per_call=lambda preprocessing: most, preprocess=lambda images, preprocessing: {"image": np.stack(images)}
+        inputs_per_call=lambda preprocessing: most, preprocess=lambda images, preprocessing: {"image": np.stack(images)}
     )
     found = list(feeds(task, deploy, "test", batch_size=3))
     assert [len(feed["image"]) for feed, _ in found] == sizes

@@ -118,7 +118,7 @@ MANIFEST_FAULTS = {
     "feature": (lambda d: d["target"].update(required_features=["warp9"]), IncompatibleError, "no warp9"),
     "file name": (lambda d: d["signature"]["outputs"][0].update(name="../x"), ArtifactError, "file name"),
     "dtype": (lambda d: d["signature"]["outputs"][0].update(dtype="float16"), LabError, "wrong dtype"),
-    "function": (lambda d: d["entries"][0].update(function="nope"), LabError, "no function 'nope'"),
+    "function": (lambda d: [e.update(function="nope") for e in d["entries"]], ArtifactError, "no compiled function"),
 }
 
 

@@ -1,11 +1,10 @@
-"""From an ONNX file to a Relax module with static shapes and constants inside."""
+"""From an ONNX file to a Relax module with constants inside, whose shapes are static but for named dimensions."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import warnings
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +16,7 @@ from lab.compile.frontend.functions import inline_functions
 from lab.compile.frontend.operators import check_operators
 from lab.compile.frontend.shapes import BATCH, with_shapes
 from lab.core.errors import ArtifactError, UnsupportedError
-from lab.core.signature import Signature
+from lab.core.signature import Dim, Signature
 
 if TYPE_CHECKING:
     from tvm.ir import IRModule
@@ -48,7 +47,8 @@ def import_model(model: onnx.ModelProto, signature: Signature, batch_size: int) 
     Raises:
         UnsupportedError: TVM's converter refuses a node (an attribute or a shape it does not handle).
     """
-    shapes: Mapping[str, Sequence[int]] = {spec.name: spec.resolve({BATCH: batch_size}) for spec in signature.inputs}
+    dims: dict[Dim, Dim] = {BATCH: batch_size}
+    shapes = {spec.name: [dims.get(dim, dim) for dim in spec.shape] for spec in signature.inputs}
     from tvm.relax.frontend.onnx import from_onnx
 
     printed = io.StringIO()

@@ -39,7 +39,7 @@ void PrintLatencies(Runner* runner, const std::map<std::string, Array>& inputs, 
 }
 
 void RunBundle(const Options& options) {
-  const Manifest manifest = Manifest::Load(options.bundle);
+  const Manifest manifest = Manifest::Load(options.bundle, options.function);
   manifest.CheckMachine();
   if (options.verify) manifest.CheckFiles(options.bundle);
   const int num_threads = options.num_threads ? options.num_threads : NumCores();

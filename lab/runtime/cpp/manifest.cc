@@ -13,7 +13,8 @@
 namespace lab {
 namespace {
 
-constexpr int64_t kSchemaVersion = 2;
+constexpr int64_t kSchemaVersion = 3;
+constexpr int64_t kOldestVersion = 2;  // knew no functions beside the one
 
 TensorSpec ReadSpec(const Json& item) {
   TensorSpec spec;
@@ -59,6 +60,30 @@ std::vector<Entry> ReadEntries(const Json& list) {
   return entries;
 }
 
+Signature ReadSignature(const Json& item) { return {ReadSpecs(item["inputs"]), ReadSpecs(item["outputs"])}; }
+
+// Of the whole model where it is one call, else of one function of the program.
+Signature SignatureOf(const Json& root, const std::string& function) {
+  std::vector<std::string> known;
+  if (root.Has("functions")) known = root["functions"].Keys();
+  if (known.empty()) known = {kMain};
+  if (std::find(known.begin(), known.end(), function) == known.end()) {
+    std::string names;
+    for (const std::string& name : known) names += (names.empty() ? "" : ", ") + name;
+    throw Error(Kind::kUsage, "the bundle has no such function", function, names, "--function NAME");
+  }
+  return ReadSignature(known == std::vector<std::string>{kMain} ? root["signature"] : root["functions"][function]);
+}
+
+std::vector<Entry> EntriesOf(const std::vector<Entry>& entries, const std::string& function) {
+  std::vector<Entry> found;
+  for (const Entry& entry : entries) {
+    if (entry.function == function) found.push_back(entry);
+  }
+  if (found.empty()) throw Error(Kind::kArtifact, "the bundle holds no compiled function", "no entry of " + function);
+  return found;
+}
+
 std::map<std::string, std::string> ReadFiles(const Json& object) {
   std::map<std::string, std::string> files;
   for (const std::string& name : object.Keys()) files[name] = object[name]["sha256"].String();
@@ -71,10 +96,10 @@ bool IsInside(const std::filesystem::path& name) {
 
 }  // namespace
 
-Manifest Manifest::Load(const std::string& folder) {
+Manifest Manifest::Load(const std::string& folder, const std::string& function) {
   const Json root = Json::Parse(ReadFile(folder + "/manifest.json", Kind::kArtifact), "manifest.json");
   const int64_t version = root["schema_version"].Int();
-  if (version != kSchemaVersion) {
+  if (version < kOldestVersion || version > kSchemaVersion) {
     throw Error(Kind::kArtifact, "the manifest has another schema version", std::to_string(version),
                 std::to_string(kSchemaVersion), "build the runner and the bundle from the same version of the lab");
   }
@@ -83,9 +108,9 @@ Manifest Manifest::Load(const std::string& folder) {
     throw Error(Kind::kArtifact, folder + " is not a compiled bundle", kind, "bundle", "lab compile");
   Manifest manifest;
   manifest.name = root["name"].String();
-  manifest.signature = {ReadSpecs(root["signature"]["inputs"]), ReadSpecs(root["signature"]["outputs"])};
+  manifest.signature = SignatureOf(root, function);
   manifest.target = ReadTarget(root["target"]);
-  manifest.entries = ReadEntries(root["entries"]);
+  manifest.entries = EntriesOf(ReadEntries(root["entries"]), function);
   manifest.sha256_of_file = ReadFiles(root["files"]);
   return manifest;
 }

@@ -10,7 +10,10 @@
 
 namespace lab {
 
-// One compiled function; `batch_size` 0 takes any batch.
+// The function of a model that is one call; also the name of every library's function inside.
+inline constexpr char kMain[] = "main";
+
+// One compiled function; `batch_size` 0 takes any batch. `function` is "main", or that of a program.
 struct Entry {
   std::string library;
   int64_t batch_size = 0;
@@ -32,8 +35,8 @@ struct Manifest {
   std::map<std::string, std::string> sha256_of_file;
 
   // Throws Error(artifact): no manifest, not JSON, another schema version, not a bundle, a field missing or of another
-  // type.
-  static Manifest Load(const std::string& folder);
+  // type. Throws Error(usage): the bundle has no such function. `signature` and `entries` are those of `function`.
+  static Manifest Load(const std::string& folder, const std::string& function);
 
   // Throws Error(incompatible) naming what this machine lacks.
   void CheckMachine() const;

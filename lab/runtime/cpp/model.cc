@@ -79,7 +79,7 @@ Model::Model(const std::string& folder, const Entry& entry) {
     ffi::Module library = ffi::Module::LoadFromFile(path);
     ffi::Module machine = Lookup(library, "vm_load_executable", path)().cast<ffi::Module>();
     Lookup(machine, "vm_initialization", path)(static_cast<int>(kCpu.device_type), kCpu.device_id, kPooledAllocator);
-    ffi::Function function = Lookup(machine, entry.function, path);
+    ffi::Function function = Lookup(machine, kMain, path);
     state_.reset(new State{library, machine, function, {}, {}});
   } catch (const ffi::Error& error) {
     throw Error(Kind::kRuntime, path + " cannot be loaded", error.what());

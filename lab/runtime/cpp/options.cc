@@ -14,6 +14,7 @@ const char kUsageText[] =
 
   --input NAME=FILE.npy  one per input of the bundle's signature; the first dimension may hold any number of samples
   --output-dir DIR       where one NAME.npy per output is written
+  --function NAME        of a program, e.g. encode or step; default: main, of a model that is one call
   --time N               after that, call the model N times and print latencies as JSON
   --batch B              use the function compiled for batch size B (0: the one for any size)
   --threads N            threads of the model; default: every core this process may use
@@ -58,6 +59,7 @@ Options ParseOptions(int argc, char** argv) {
   const std::map<std::string, std::function<void(const std::string&)>> with_value = {
       {"--input", [&](const std::string& text) { AddInput(&options, text); }},
       {"--output-dir", [&](const std::string& text) { options.output_dir = text; }},
+      {"--function", [&](const std::string& text) { options.function = text; }},
       {"--time",
        [&](const std::string& text) { options.num_timed_calls = static_cast<int>(ParseNumber("--time", text, 1)); }},
       {"--batch", [&](const std::string& text) { options.batch_size = ParseNumber("--batch", text, 0); }},

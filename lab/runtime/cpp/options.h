@@ -11,6 +11,7 @@ struct Options {
   std::string bundle;
   std::map<std::string, std::string> inputs;  // name -> .npy file
   std::string output_dir;
+  std::string function = "main";
   int num_timed_calls = 0;
   int64_t batch_size = -1;  // -1: the runner chooses
   int num_threads = 0;      // 0: every core

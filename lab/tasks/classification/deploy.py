@@ -25,8 +25,8 @@ __all__ = [
     "agreement",
     "aligned",
     "draw",
-    "images_per_call",
-    "load_input",
+    "inputs_per_call",
+    "load_inputs",
     "postprocess",
     "preprocess",
     "respond",
@@ -55,12 +55,12 @@ def signature(image_shape: Sequence[int], num_classes: int) -> Signature:
     )
 
 
-def load_input(path: Path) -> np.ndarray:
-    """One image file as uint8 HWC. Raises DataError naming the file."""
-    return load_image(path)
+def load_inputs(path: Path) -> list[np.ndarray | DataError]:
+    """The one image of a file as uint8 HWC. Raises DataError naming the file."""
+    return [load_image(path)]
 
 
-def images_per_call(preprocessing: Mapping[str, Any]) -> int | None:
+def inputs_per_call(preprocessing: Mapping[str, Any]) -> int | None:
     """How many images `preprocess` takes at most: any number."""
     return None
 
@@ -93,7 +93,7 @@ def sigmoid(logits_NK: np.ndarray) -> np.ndarray:
 def postprocess(
     outputs: Mapping[str, np.ndarray],
     labels: Sequence[str],
-    sizes: Sequence[tuple[int, int]] = (),
+    images: Sequence[np.ndarray] = (),
     preprocessing: Mapping[str, Any] | None = None,
     *,
     top_k: int = 5,
@@ -102,7 +102,7 @@ def postprocess(
 
     {"label", "probability", "top": [{"label", "probability"}, ...], "probabilities": one per class}. Where the
     manifest's `preprocessing` says "multi_label", probabilities are of each class on its own, and "labels" are the
-    classes with at least 0.5. A class has no place in the image, so that `sizes` does not matter.
+    classes with at least 0.5. A class has no place in the image, so that `images` do not matter.
 
     Raises:
         DataError: as many labels as classes are needed.

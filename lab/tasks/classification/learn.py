@@ -32,7 +32,7 @@ from lab.data.preprocess import (
 from lab.data.sampling import epoch_order
 from lab.data.splits import SplitName
 from lab.nn.backbones import published_weights
-from lab.nn.learning import ResumableLoader
+from lab.nn.learning import OneCall, ResumableLoader
 from lab.nn.loaders import MemoryLoader, WorkerLoader, pins_memory
 from lab.nn.normalize import Normalize
 from lab.nn.stream_loader import training_stream
@@ -43,7 +43,7 @@ from lab.tasks.classification.models import IMAGENET_RESNETS, MODELS
 from lab.tasks.classification.samples import EvalSample, StreamSample, TrainSample
 
 
-class ClassificationTask:
+class ClassificationTask(OneCall):
     """`lab.nn.learning.LearningTask` for one configuration; data is read when first needed.
 
     A batch is {"image", "target"}: from the loaders uint8 [B, C, H, W], after `on_device` normalised float32; targets

@@ -27,8 +27,8 @@ __all__ = [
     "agreement",
     "aligned",
     "draw",
-    "images_per_call",
-    "load_input",
+    "inputs_per_call",
+    "load_inputs",
     "postprocess",
     "preprocess",
     "respond",
@@ -97,12 +97,12 @@ def signature(
     return Signature((image,), outputs)
 
 
-def load_input(path: Path) -> np.ndarray:
-    """One image file as uint8 HWC. Raises DataError naming the file."""
-    return load_image(path)
+def load_inputs(path: Path) -> list[np.ndarray | DataError]:
+    """The one image of a file as uint8 HWC. Raises DataError naming the file."""
+    return [load_image(path)]
 
 
-def images_per_call(preprocessing: Mapping[str, Any]) -> int | None:
+def inputs_per_call(preprocessing: Mapping[str, Any]) -> int | None:
     """How many images `preprocess` takes at most: any number."""
     return None
 
@@ -153,7 +153,7 @@ def _neighbours(length: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndar
 def postprocess(
     outputs: Outputs,
     labels: Sequence[str],
-    sizes: Sequence[tuple[int, int]],
+    images: Sequence[np.ndarray],
     preprocessing: Mapping[str, Any],
     *,
     threshold: float = 0.0,
@@ -162,19 +162,20 @@ def postprocess(
     """What was found in each image.
 
     Args:
-        sizes: (height, width) of the original images in pixels.
+        images: the originals, for their sizes in pixels.
         preprocessing: the manifest's; says whether suppression is still to be done.
         threshold: leave out what is less certain. SageMaker's endpoint leaves nothing out (OD-O2).
         max_detections: the most per image; default as trained.
 
     Raises:
-        DataError: outputs, sizes and labels do not fit each other.
+        DataError: outputs, images and labels do not fit each other.
     """
     options = Preprocessing.of(preprocessing)
-    if len(outputs["boxes"]) != len(sizes):
-        raise DataError("outputs and sizes differ in number", got=f"{len(outputs['boxes'])} and {len(sizes)}")
+    if len(outputs["boxes"]) != len(images):
+        raise DataError("outputs and images differ in number", got=f"{len(outputs['boxes'])} and {len(images)}")
     found = []
-    for row, (height, width) in enumerate(sizes):
+    for row, image in enumerate(images):
+        height, width = image.shape[:2]
         boxes_K4, scores_K, classes_K = _one(outputs, row, options)
         if len(classes_K) and classes_K.max() >= len(labels):
             raise DataError(

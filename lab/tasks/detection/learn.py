@@ -21,7 +21,7 @@ from lab.data.dataset import ImageDataset
 from lab.data.preprocess import normalization, to_manifest
 from lab.data.sampling import epoch_order
 from lab.data.splits import SplitName, Splits
-from lab.nn.learning import ResumableLoader
+from lab.nn.learning import OneCall, ResumableLoader
 from lab.nn.loaders import WorkerLoader, pins_memory
 from lab.nn.normalize import Normalize
 from lab.nn.stream_loader import training_stream
@@ -38,7 +38,7 @@ LOSSES = ("cross_entropy", "smooth_l1")
 OBJECTS = ("boxes", "classes", "ignore")
 
 
-class DetectionTask:
+class DetectionTask(OneCall):
     """`lab.nn.learning.LearningTask` for one configuration; data is read when first needed.
 
     A batch is {"image", "boxes" [B, M, 4] as shares of the image, "classes" [B, M] with -1 for no object, "ignore"

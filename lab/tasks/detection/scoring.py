@@ -78,8 +78,8 @@ class Scorer:
 
     def update(self, outputs: Mapping[str, np.ndarray], samples: Sequence[Sample]) -> None:
         """Raises DataError when counts differ or the samples have no boxes."""
-        sizes = [sample.image.shape[:2] for sample in samples]
-        detections = postprocess(outputs, self.labels, sizes, self.preprocessing)
+        images = [sample.image for sample in samples]
+        detections = postprocess(outputs, self.labels, images, self.preprocessing)
         for sample, found in zip(samples, detections, strict=True):
             if not isinstance(sample.label, Boxes):
                 raise DataError(f"{sample.name} has no boxes", got=type(sample.label).__name__)

@@ -36,8 +36,8 @@ __all__ = [
     "agreement",
     "aligned",
     "draw",
-    "images_per_call",
-    "load_input",
+    "inputs_per_call",
+    "load_inputs",
     "postprocess",
     "preprocess",
     "respond",
@@ -70,12 +70,12 @@ def signature(side: int | None, num_classes: int) -> Signature:
     )
 
 
-def load_input(path: Path) -> np.ndarray:
-    """One image file as uint8 HWC. Raises DataError naming the file."""
-    return load_image(path)
+def load_inputs(path: Path) -> list[np.ndarray | DataError]:
+    """The one image of a file as uint8 HWC. Raises DataError naming the file."""
+    return [load_image(path)]
 
 
-def images_per_call(preprocessing: Mapping[str, Any]) -> int | None:
+def inputs_per_call(preprocessing: Mapping[str, Any]) -> int | None:
     """How many images `preprocess` takes at most: one where each keeps its own size (mode whole), else any number."""
     return 1 if SegmentationPreprocessing.from_dict(preprocessing).mode == "whole" else None
 
@@ -120,10 +120,10 @@ class Prediction:
 def postprocess(
     outputs: Mapping[str, np.ndarray],
     labels: Sequence[str],
-    sizes: Sequence[tuple[int, int]],
+    images: Sequence[np.ndarray],
     preprocessing: Mapping[str, Any],
 ) -> list[Prediction]:
-    """One prediction per image, whose `sizes` are (height, width).
+    """One prediction per image, of its size.
 
     Raises:
         DataError: labels, or the number of rows, do not fit the outputs.
@@ -132,10 +132,11 @@ def postprocess(
     if rows_RKHW.ndim != 4 or rows_RKHW.shape[1] != len(labels):
         found, wanted = f"{len(labels)} labels", f"logits {list(rows_RKHW.shape)}"
         raise DataError("labels do not fit the model's output", got=found, expected=wanted)
+    sizes = [(image.shape[0], image.shape[1]) for image in images]
     parts = list(layouts(sizes, SegmentationPreprocessing.from_dict(preprocessing)))
     num_rows = parts[-1][1].stop if parts else 0
     if num_rows != len(rows_RKHW):
-        found, wanted = f"{len(rows_RKHW)} rows", f"{num_rows} for images of {list(sizes)}"
+        found, wanted = f"{len(rows_RKHW)} rows", f"{num_rows} for images of {sizes}"
         raise DataError("the outputs do not fit the images", got=found, expected=wanted)
     return [Prediction(merge(rows_RKHW[rows], layout), tuple(labels)) for layout, rows in parts]
 
@@ -189,8 +190,8 @@ class MaskScorer:
 
     def update(self, outputs: Mapping[str, np.ndarray], samples: Sequence[Sample]) -> None:
         """Count the pixels of a batch. Raises DataError when masks do not fit their images or the classes."""
-        sizes = [(sample.image.shape[0], sample.image.shape[1]) for sample in samples]
-        predictions = postprocess(outputs, self.labels, sizes, self.preprocessing)
+        images = [sample.image for sample in samples]
+        predictions = postprocess(outputs, self.labels, images, self.preprocessing)
         for prediction, sample in zip(predictions, samples, strict=True):
             truth_HW = check_mask(sample, len(self.labels))
             self.matrix_KK += confusion_matrix(prediction.mask, truth_HW, len(self.labels))

@@ -24,7 +24,7 @@ from lab.data.preprocess import normalization
 from lab.data.sampling import epoch_order
 from lab.data.splits import SplitName, Splits
 from lab.nn.backbones import published_weights
-from lab.nn.learning import ResumableLoader
+from lab.nn.learning import OneCall, ResumableLoader
 from lab.nn.loaders import WorkerLoader, pins_memory
 from lab.nn.normalize import Normalize
 from lab.nn.stream_loader import training_stream
@@ -38,7 +38,7 @@ from lab.tasks.segmentation.network import PUBLISHED, build_network, from_torchv
 from lab.tasks.segmentation.samples import EvalSample, StreamSample, TrainSample, TrainView, collate, weighted_order
 
 
-class SegmentationTask:
+class SegmentationTask(OneCall):
     """`lab.nn.learning.LearningTask` for one configuration; data is read when first needed.
 
     A training batch is {"target" [B, S, S], "image" [B, 3, S, S]}; an evaluation batch has masks padded with 255

@@ -18,6 +18,7 @@ from lab.tasks.detection.responses import Detections
 
 OPTIONS = {"size": 50, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
 LABELS = ("cat", "dog", "bird")
+IMAGES = [np.zeros((100, 200, 3), np.uint8), np.zeros((30, 30, 3), np.uint8)]
 
 
 def outputs() -> dict[str, np.ndarray]:
@@ -33,7 +34,7 @@ def outputs() -> dict[str, np.ndarray]:
 
 
 def found() -> Detections:
-    return deploy.postprocess(outputs(), LABELS, [(100, 200), (30, 30)], OPTIONS)[0]
+    return deploy.postprocess(outputs(), LABELS, IMAGES, OPTIONS)[0]
 
 
 def test_images_of_any_size_and_grey_ones_become_squares() -> None:
@@ -64,20 +65,20 @@ def test_what_is_no_image_or_no_preprocessing_is_refused() -> None:
 
 
 def test_detections_are_pixels_of_the_original_image() -> None:
-    first, second = deploy.postprocess(outputs(), LABELS, [(100, 200), (30, 30)], OPTIONS)
+    first, second = deploy.postprocess(outputs(), LABELS, IMAGES, OPTIONS)
     np.testing.assert_allclose(first.boxes_K4, [[20, 20, 100, 60], [0, 0, 200, 50]], rtol=1e-6)
     assert (first.classes_K.tolist(), len(second.scores_K)) == ([1, 2], 0)
-    (certain, _) = deploy.postprocess(outputs(), LABELS, [(100, 200), (30, 30)], OPTIONS, threshold=0.3)
+    (certain, _) = deploy.postprocess(outputs(), LABELS, IMAGES, OPTIONS, threshold=0.3)
     assert certain.classes_K.tolist() == [1]
-    (one, _) = deploy.postprocess(outputs(), LABELS, [(100, 200), (30, 30)], OPTIONS, max_detections=1)
+    (one, _) = deploy.postprocess(outputs(), LABELS, IMAGES, OPTIONS, max_detections=1)
     assert one.scores_K.tolist() == [pytest.approx(0.9)]
 
 
 def test_outputs_must_fit_sizes_and_labels() -> None:
     with pytest.raises(DataError, match="differ in number"):
-        deploy.postprocess(outputs(), LABELS, [(100, 200)], OPTIONS)
+        deploy.postprocess(outputs(), LABELS, IMAGES[:1], OPTIONS)
     with pytest.raises(DataError, match="labels do not fit"):
-        deploy.postprocess(outputs(), LABELS[:2], [(100, 200), (30, 30)], OPTIONS)
+        deploy.postprocess(outputs(), LABELS[:2], IMAGES, OPTIONS)
 
 
 def test_response_is_sagemakers() -> None:

@@ -116,7 +116,7 @@ def test_torchvisions_weights_give_its_raw_outputs_and_its_detections() -> None:
     torch.testing.assert_close(codes, expected_raw["bbox_regression"], atol=1e-5, rtol=0)
     torch.testing.assert_close(logits, expected_raw["cls_logits"], atol=1e-5, rtol=0)
     arrays = {name: value.numpy() for name, value in outputs.items()}
-    (found,) = deploy.postprocess(arrays, [str(i) for i in range(20)], [(417, 363)], options)
+    (found,) = deploy.postprocess(arrays, [str(i) for i in range(20)], [image], options)
     assert len(found.scores_K) == len(expected["scores"]) == 200
     np.testing.assert_array_equal(found.classes_K + 1, expected["labels"].numpy())
     np.testing.assert_allclose(found.scores_K, expected["scores"].numpy(), atol=1e-5)
@@ -181,10 +181,11 @@ def test_host_and_graph_suppression_find_the_same() -> None:
         in_graph = dict(zip(("boxes", "scores", "labels", "num_detections"), (x.numpy() for x in graph), strict=True))
         options = deploy.Preprocessing(64, MEAN, STD, nms="host", candidates=candidates, max_detections=most).__dict__
         on_host = {"boxes": corners, "scores": scores}
-        sizes, labels = [(100, 200), (64, 64)], list("abcd")
+        images = [np.zeros((100, 200, 3), np.uint8), np.zeros((64, 64, 3), np.uint8)]
+        labels = list("abcd")
         pairs = zip(
-            deploy.postprocess(in_graph, labels, sizes, options),
-            deploy.postprocess(on_host, labels, sizes, options),
+            deploy.postprocess(in_graph, labels, images, options),
+            deploy.postprocess(on_host, labels, images, options),
             strict=True,
         )
         for expected, actual in pairs:

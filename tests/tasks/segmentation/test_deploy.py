@@ -72,23 +72,24 @@ def test_whole_images_come_alone() -> None:
         "height": 8,
         "width": 32,
     }
-    assert (deploy.images_per_call(whole), deploy.images_per_call(PREPROCESSING)) == (1, None)
+    assert (deploy.inputs_per_call(whole), deploy.inputs_per_call(PREPROCESSING)) == (1, None)
     with pytest.raises(DataError, match="one image at a time"):
         deploy.preprocess(images * 2, whole)
 
 
 def test_predictions_are_of_the_images_own_size() -> None:
     sizes = [(20, 11), (16, 16), (3, 40)]
-    num_rows = len(deploy.preprocess([np.zeros((*size, 3), np.uint8) for size in sizes], PREPROCESSING)["image"])
+    images = [np.zeros((*size, 3), np.uint8) for size in sizes]
+    num_rows = len(deploy.preprocess(images, PREPROCESSING)["image"])
     outputs = {"logits": np.random.default_rng(0).standard_normal((num_rows, 3, 16, 16)).astype(np.float32)}
-    found = deploy.postprocess(outputs, LABELS, sizes, PREPROCESSING)
+    found = deploy.postprocess(outputs, LABELS, images, PREPROCESSING)
     assert [item.mask.shape for item in found] == sizes
     np.testing.assert_allclose(found[0].probabilities.sum(axis=0), 1, atol=1e-5)
     np.testing.assert_array_equal(found[1].mask, outputs["logits"][2].argmax(axis=0))
     with pytest.raises(DataError, match="do not fit the images"):
-        deploy.postprocess(outputs, LABELS, sizes[:2], PREPROCESSING)
+        deploy.postprocess(outputs, LABELS, images[:2], PREPROCESSING)
     with pytest.raises(DataError, match="labels do not fit"):
-        deploy.postprocess(outputs, LABELS[:2], sizes, PREPROCESSING)
+        deploy.postprocess(outputs, LABELS[:2], images, PREPROCESSING)
 
 
 def test_png_is_the_mask() -> None:
