@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lab.cli.output import JsonFlag, RunsDir, emit, lines, quiet_if, table
+from lab.cli.output import JsonFlag, RunsDir, emit, lines, quiet_if, show_grid
 from lab.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -76,8 +76,9 @@ def _render(report: CompileReport, kernels: bool) -> None:
     manifest, rows = report.manifest, report.kernels["kernels"]
     naive = [row["kernel"] for row in rows if row["schedule"] == "naive"]
     if kernels:
-        columns = ["kernel", "op_kind", "schedule", "flops", "bytes", "reason"]
-        table("kernels", columns, [[row[column] for column in columns] for row in rows])
+        from lab.compile.report import KernelReport, render
+
+        show_grid(render(KernelReport.from_dict(report.kernels)))
     size = sum(manifest.files[entry.library]["size_bytes"] for entry in manifest.entries)
     assert manifest.target is not None
     parity = [(f"parity {r.name}", _parity(r.status, r.reference, r.num_samples, r.reason)) for r in manifest.parity]

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lab.core.progress import set_quiet
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, nothing else.")]
 RunsDir = Annotated[str, typer.Option("--runs-dir", envvar="LAB_RUNS", help="Folder that holds the runs.")]
@@ -30,7 +33,6 @@ def emit(result: dict[str, Any], as_json: bool, render: Callable[[], None]) -> N
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print a table; numbers are right-aligned, missing values shown as a dash."""
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
@@ -40,6 +42,13 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
         grid.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         grid.add_row(*(escape(show(value)) for value in row))
+    show_grid(grid)
+
+
+def show_grid(grid: Table) -> None:
+    """Print a finished table: as wide as the terminal, 160 columns where there is none."""
+    from rich.console import Console
+
     console = Console()
     console.print(grid) if console.is_terminal else Console(width=160).print(grid)
 

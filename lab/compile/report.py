@@ -104,7 +104,7 @@ def render(report: KernelReport) -> Table:
 
 
 _COLUMNS: Sequence[tuple[str, bool]] = (
-    ("kernel", False), ("op", False), ("schedule", False), ("batch", True), ("calls", True), ("MFLOP", True),
+    ("function", False), ("kernel", False), ("op", False), ("schedule", False), ("batch", True), ("calls", True), ("MFLOP", True),
     ("share", True), ("MB", True), ("note", False),
 )  # fmt: skip
 
@@ -112,6 +112,6 @@ _COLUMNS: Sequence[tuple[str, bool]] = (
 def _cells(row: KernelRow, total_flops: int) -> tuple[str, ...]:
     work = row.flops * row.num_calls
     return (
-        row.kernel, row.op_kind, row.schedule, str(row.batch_size), str(row.num_calls), f"{work / 1e6:.2f}",
+        row.function, row.kernel, row.op_kind, row.schedule, str(row.batch_size), str(row.num_calls), f"{work / 1e6:.2f}",
         f"{work / total_flops:.1%}", f"{row.num_bytes / 1e6:.2f}", row.reason,
     )  # fmt: skip
