@@ -13,6 +13,8 @@ TASK ?= classification
 CONFIG_classification := configs/classification/fashion_mnist.yaml
 CONFIG_detection := configs/detection/fashion_scenes.yaml
 CONFIG_segmentation := configs/segmentation/land_cover.yaml
+CONFIG_seq2seq := configs/seq2seq/cmudict.yaml
+CONFIG_forecasting := configs/forecasting/tourism_monthly.yaml
 CONFIG ?= $(CONFIG_$(TASK))
 ARGS ?=
 RUN ?= latest
@@ -38,7 +40,7 @@ setup-arm: ## Install the ARM cross-compiler and qemu from the distribution (nee
 	@sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
 	  $$sudo apt-get update -qq && $$sudo apt-get install -y -qq gcc-aarch64-linux-gnu g++-aarch64-linux-gnu qemu-user-static g++
 
-train: $(STAMP) ## Train TASK=classification|detection|segmentation, tracked in MLflow
+train: $(STAMP) ## Train TASK=classification|detection|segmentation|seq2seq|forecasting, tracked in MLflow
 	$(BIN)/lab train $(CONFIG) $(ARGS)
 
 export: $(STAMP) ## Export RUN to ONNX
@@ -77,6 +79,12 @@ format: $(STAMP) ## Format the code
 bench-train: $(STAMP) ## Training throughput against a plain PyTorch loop
 	$(BIN)/python benchmarks/train_throughput.py $(CONFIG) $(ARGS)
 
+bench-forecasting: $(STAMP) ## DeepAR against GluonTS's: quality, training and prediction speed
+	$(BIN)/python benchmarks/forecasting_quality.py $(ARGS)
+
+bench-seq2seq: $(STAMP) ## Seq2seq against JoeyNMT's RNN: quality, training and decoding speed
+	$(BIN)/python benchmarks/seq2seq_quality.py $(ARGS)
+
 gpu-check: ## On a GPU machine: train, run CUDA bundles, time both; writes benchmarks/results/ (no set-up, uses PYTHON)
 	$(PYTHON) benchmarks/gpu_check.py $(ARGS)
 
@@ -89,4 +97,4 @@ docker-check: ## Build and try the same images without a Docker daemon (buildah,
 clean: ## Remove .venv and caches (runs/, data/ and mlflow.db stay)
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build dist *.egg-info
 
-.PHONY: help setup setup-arm train export compile bench serve ui test test-all check format bench-train gpu-check docker docker-check clean
+.PHONY: help setup setup-arm train export compile bench serve ui test test-all check format bench-train bench-forecasting bench-seq2seq gpu-check docker docker-check clean

@@ -29,8 +29,7 @@ import numpy as np  # noqa: E402
 
 from lab.artifacts.files import write_json  # noqa: E402
 from lab.artifacts.manifest import Manifest, now  # noqa: E402
-from lab.core.compare import difference  # noqa: E402
-from lab.core.errors import LabError, MissingToolError  # noqa: E402
+from lab.core.errors import MissingToolError  # noqa: E402
 from lab.core.host import cpu_name, versions  # noqa: E402
 from lab.core.timing import interleaved  # noqa: E402
 from lab.tasks import DEPLOY  # noqa: E402
@@ -41,11 +40,15 @@ SMALL_CONFIGS = {
         "classification": CONFIGS / "classification/fashion_mnist_resnet18.yaml",
         "detection": CONFIGS / "detection/fashion_scenes.yaml",
         "segmentation": CONFIGS / "segmentation/fashion_scenes.yaml",
+        "seq2seq": CONFIGS / "seq2seq/cmudict.yaml",
+        "forecasting": CONFIGS / "forecasting/tourism_monthly.yaml",
     },
     "cpu": {
         "classification": CONFIGS / "classification/smoke.yaml",
         "detection": CONFIGS / "detection/smoke.yaml",
         "segmentation": CONFIGS / "segmentation/smoke.yaml",
+        "seq2seq": CONFIGS / "seq2seq/smoke.yaml",
+        "forecasting": CONFIGS / "forecasting/smoke.yaml",
     },
 }
 STEP_CONFIGS = {
@@ -56,6 +59,8 @@ STEP_CONFIGS = {
 QUICK = ["train.epochs=2", "tracking.enabled=false", "name=gpu-check"]
 RUNTIME_PACKAGES = ("tvm", "tvm_ffi")
 COMPILER_ONLY = ("libtvm_compiler", "include", "src", "share")
+FEED = "feed.npz"
+"""Beside a bundle that is taken along: the inputs it is checked on."""
 OUTPUT_TOLERANCE = 5e-3  # TF32 convolutions of the reference engine differ by about 1e-3
 
 
@@ -221,28 +226,24 @@ def provide_runtime(folder: Path | None) -> None:
 
 
 def check_bundle(path: Path) -> dict[str, Any]:
-    from lab.runtime import open_bundle
-    from lab.runtime.onnx_runner import OnnxRunner
+    """The bundle on the GPU against ONNX Runtime on the CPU, on the sample that was taken along."""
+    from lab.pipelines.parity import Judge, climb, require
+    from lab.runtime.models import bundle_model, onnx_model
+    from lab.tasks import loop_of
 
     manifest = Manifest.load(path)
-    feed = manifest.signature.example_inputs({"batch": manifest.entries[0].batch_size})
-    runner = open_bundle(path)
-    reference = OnnxRunner(path / "model.onnx", num_threads=8, signature=manifest.signature)
-    deploy = DEPLOY[manifest.task]
-    answers = reference.run(feed), runner.run(feed)
-    agreement = deploy.agreement(*answers)
-    expected, actual = deploy.aligned(*answers)
-    worst = max(difference(array, actual[name]).max_abs for name, array in expected.items())
+    with np.load(path / FEED, allow_pickle=False) as arrays:
+        feed = dict(arrays)
+    runner, reference = (
+        bundle_model(path, manifest, loop_of(manifest)),
+        onnx_model(path, manifest, loop_of(manifest), num_threads=8),
+    )
+    judge = Judge(DEPLOY[manifest.task], manifest.labels, manifest.preprocessing, {})
+    rung = climb(reference, runner, [(feed, None)], tolerance=OUTPUT_TOLERANCE, judge=judge).rung
+    require([rung])
     timed = interleaved({"tvm": lambda: runner.run(feed), "onnxruntime_cpu": lambda: reference.run(feed)}, rounds=10)
-    if not (worst <= OUTPUT_TOLERANCE and agreement >= deploy.MIN_AGREEMENT):
-        raise LabError(
-            f"{path.name} differs from ONNX Runtime",
-            got=f"{worst}, {agreement:.2%} equal answers",
-            expected=f"<= {OUTPUT_TOLERANCE}, {deploy.MIN_AGREEMENT:.2%}",
-        )
-    return {"max_abs_error": worst, "agreement": agreement, "batch": manifest.entries[0].batch_size} | {
-        k: v.__dict__ for k, v in timed.items()
-    }
+    found = {"max_abs_error": rung.max_abs_error, "agreement": rung.agreement, "batch": manifest.entries[0].batch_size}
+    return found | {name: latency.__dict__ for name, latency in timed.items()}
 
 
 def inference_speed(device: str, scratch: Path) -> dict[str, Any]:
@@ -276,15 +277,21 @@ def prepare(folder: Path) -> None:
     from lab.artifacts.rundir import list_runs
     from lab.pipelines.compile import CompileOptions, compile_run
     from lab.pipelines.context import OpenRun
+    from lab.pipelines.evaluate import feeds, final_split
 
     newest = {run.path.parent.name: run for run in list_runs(REPO / "runs") if run.weights.exists()}
     if not newest:
         raise MissingToolError("no trained run to take along", hint="make train")
     for run in newest.values():
-        report = compile_run(OpenRun.find(str(run.path), REPO / "runs"), "cuda:sm_90", CompileOptions())
+        opened = OpenRun.find(str(run.path), REPO / "runs")
+        report = compile_run(opened, "cuda:sm_90", CompileOptions())
         target = folder / f"{run.path.parent.name}-{run.name}-sm_90"
         shutil.copytree(report.folder, target, dirs_exist_ok=True)
-        shutil.copy(run.onnx, target / "model.onnx")
+        for onnx in run.export.glob("*.onnx"):
+            shutil.copy(onnx, target)
+        task = opened.learning_task()
+        feed, _ = next(feeds(task, opened.deploy, final_split(task), batch_size=1))
+        np.savez(target / FEED, allow_pickle=False, **feed)
     for package in RUNTIME_PACKAGES:
         spec = importlib.util.find_spec(package)
         assert spec is not None

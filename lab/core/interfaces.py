@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
@@ -14,6 +14,12 @@ if TYPE_CHECKING:
     from lab.artifacts.manifest import Manifest
 
 RunStatus = Literal["finished", "failed", "killed"]
+
+Arrays = dict[str, np.ndarray]
+Call = Callable[[Mapping[str, np.ndarray]], Arrays]
+"""One function of a model: named arrays in, named arrays out."""
+Loop = Callable[[Mapping[str, Call], Mapping[str, np.ndarray]], Arrays]
+"""What makes a program of several functions: (functions by name, the program's inputs) -> the program's outputs."""
 
 
 @runtime_checkable

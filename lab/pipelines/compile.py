@@ -15,12 +15,12 @@ from lab.core.interfaces import Runner
 from lab.core.progress import say
 from lab.core.signature import Signature
 from lab.core.timing import Latency, Stages, interleaved
-from lab.pipelines import models
 from lab.pipelines.context import OpenRun, existing_artifact
 from lab.pipelines.evaluate import feeds, final_split
 from lab.pipelines.export import export
 from lab.pipelines.parity import Batch, Climbed, Judge, climb, judge_of, not_run, require
-from lab.tasks import DEPLOY
+from lab.runtime import models
+from lab.tasks import DEPLOY, loop_of
 
 if TYPE_CHECKING:
     from lab.compile.build import Compiled
@@ -263,7 +263,7 @@ def _reference(source: _Source, manifest: Manifest) -> Runner:
     from lab.runtime.onnx_runner import OnnxRunner
 
     if source.functions:
-        return models.onnx(source.folder, manifest, num_threads=num_cores())
+        return models.onnx_model(source.folder, manifest, loop_of(manifest), num_threads=num_cores())
     return OnnxRunner(source.files[MAIN], num_threads=num_cores(), signature=manifest.signature)
 
 
@@ -296,10 +296,10 @@ def _open(target: Target, folder: Path, manifest: Manifest) -> tuple[Runner | No
     """The runner that can run a bundle of this target here: native, emulated, or none and why."""
     runnable, reason = target.runnable_here()
     if runnable:
-        return models.bundle(folder, manifest), ""
+        return models.bundle_model(folder, manifest, loop_of(manifest)), ""
     if target.kind == "arm":
         try:
-            return models.emulated(folder, manifest), ""
+            return models.emulated_model(folder, manifest, loop_of(manifest)), ""
         except MissingToolError as error:
             return None, f"{reason}; {error.what}: {error.hint}"
     return None, reason

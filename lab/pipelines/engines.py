@@ -15,8 +15,10 @@ import numpy as np
 from lab.artifacts.manifest import Manifest
 from lab.core.host import cpu_arch
 from lab.core.interfaces import Runner
-from lab.pipelines import models
 from lab.pipelines.context import OpenRun
+from lab.pipelines.models import eager_model
+from lab.runtime import models
+from lab.tasks import loop_of
 
 
 @dataclass(frozen=True)
@@ -42,19 +44,21 @@ def engines_of(opened: OpenRun) -> list[Engine]:
 
 
 def _eager(opened: OpenRun, num_threads: int) -> Runner:
-    return models.eager(opened.learning_task(), opened.build_model(), num_threads=num_threads)
+    return eager_model(opened.learning_task(), opened.build_model(), num_threads=num_threads)
 
 
 def _compiled(opened: OpenRun, num_threads: int) -> Runner:
-    return models.eager(opened.learning_task(), opened.build_model(), num_threads=num_threads, torch_compile=True)
+    return eager_model(opened.learning_task(), opened.build_model(), num_threads=num_threads, torch_compile=True)
 
 
 def _onnx(opened: OpenRun, num_threads: int) -> Runner:
-    return models.onnx(opened.dir.export, Manifest.load(opened.dir.export, verify=False), num_threads=num_threads)
+    exported = Manifest.load(opened.dir.export, verify=False)
+    return models.onnx_model(opened.dir.export, exported, loop_of(exported), num_threads=num_threads)
 
 
 def _openvino(opened: OpenRun, num_threads: int) -> Runner:
-    return models.openvino(opened.dir.export, Manifest.load(opened.dir.export, verify=False), num_threads=num_threads)
+    exported = Manifest.load(opened.dir.export, verify=False)
+    return models.openvino_model(opened.dir.export, exported, loop_of(exported), num_threads=num_threads)
 
 
 def _onnx_bytes(opened: OpenRun) -> int:
@@ -65,7 +69,7 @@ def _bundle(path: Path) -> Engine:
     manifest = Manifest.load(path, verify=False)
 
     def open_it(opened: OpenRun, num_threads: int) -> Runner:
-        return models.bundle(path, manifest, num_threads=num_threads)
+        return models.bundle_model(path, manifest, loop_of(manifest), num_threads=num_threads)
 
     def size(opened: OpenRun) -> int:
         return sum(int(manifest.files[entry.library]["size_bytes"]) for entry in manifest.entries)

@@ -14,9 +14,10 @@ from lab.artifacts.manifest import Manifest
 from lab.core.errors import ArtifactError
 from lab.core.interfaces import Runner
 from lab.core.progress import bar, say
-from lab.pipelines import models
 from lab.pipelines.context import OpenRun, threads_or_all
-from lab.tasks import DEPLOY
+from lab.pipelines.models import eager_model
+from lab.runtime.models import open_model
+from lab.tasks import DEPLOY, loop_of
 
 Split = Literal["validation", "test"]
 
@@ -78,7 +79,7 @@ def evaluate_model(config: Any, task: Any, weights: Path) -> dict[str, float]:
     model = task.build_model(pretrained=False)
     load_weights(model, weights)
     say(f"evaluating on the {split} split ...")
-    runner = models.eager(task, model, num_threads=threads_or_all(config.train.num_threads))
+    runner = eager_model(task, model, num_threads=threads_or_all(config.train.num_threads))
     batch_size = min(256, 2 * config.train.batch_size)  # what training had memory for, without its gradients
     scores, _ = score_runner(runner, task, DEPLOY[config.task], split, batch_size=batch_size)
     return {f"{split}/{name}": value for name, value in scores.items()}
@@ -118,5 +119,5 @@ def _run_of(artifact: Path) -> Path:
 
 def _runner(opened: OpenRun, artifact: Path, manifest: Manifest | None, num_threads: int) -> Runner:
     if manifest is None or manifest.kind == "run":
-        return models.eager(opened.learning_task(), opened.build_model(), num_threads=num_threads)
-    return models.open_model(artifact, num_threads=num_threads)
+        return eager_model(opened.learning_task(), opened.build_model(), num_threads=num_threads)
+    return open_model(artifact, loop_of, num_threads=num_threads)

@@ -16,10 +16,12 @@ from lab.artifacts.manifest import MAIN, MANIFEST_NAME, Manifest, file_name
 from lab.core.host import num_cores, versions
 from lab.core.progress import say
 from lab.core.timing import Stages
-from lab.pipelines import models
 from lab.pipelines.context import OpenRun, existing_artifact
 from lab.pipelines.evaluate import feeds, final_split
+from lab.pipelines.models import eager_model
 from lab.pipelines.parity import Climbed, climb, judge_of, require
+from lab.runtime.models import onnx_model
+from lab.tasks import loop_of
 
 BATCH_SIZES = (1, 3)  # a size frozen into the graph shows at the other one
 SAMPLES_PER_SIZE = 24
@@ -114,8 +116,8 @@ def _write_functions(task: Any, model: Any, folder: Path, opset: int) -> list[st
 
 
 def _parity(opened: OpenRun, task: Any, model: Any, folder: Path, manifest: Manifest) -> Climbed:
-    eager = models.eager(task, model, num_threads=num_cores())
-    onnx = models.onnx(folder, manifest, num_threads=num_cores())
+    eager = eager_model(task, model, num_threads=num_cores())
+    onnx = onnx_model(folder, manifest, loop_of(manifest), num_threads=num_cores())
     tolerance = manifest.options["tolerance"]
     climbed = climb(eager, onnx, _two_sizes(opened, task), tolerance=tolerance, judge=judge_of(opened))
     onnx.close()

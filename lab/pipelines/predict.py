@@ -9,6 +9,7 @@ import glob
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,8 +21,8 @@ from lab.artifacts.manifest import Manifest
 from lab.core.errors import ArtifactError, ConfigError, DataError
 from lab.core.interfaces import Runner
 from lab.core.progress import track
-from lab.pipelines import models
-from lab.tasks import DEPLOY
+from lab.runtime.models import open_model
+from lab.tasks import DEPLOY, loop_of
 
 
 def predict(
@@ -57,7 +58,7 @@ def predict(
     of_loop, of_answer = _options(deploy, manifest.task, options or {})
     files = list(expand(paths, deploy.EXTENSIONS))
     batch_size = min(batch_size, deploy.inputs_per_call(manifest.preprocessing) or batch_size)
-    runner = models.open_model(artifact, num_threads=num_threads, options=of_loop)
+    runner = open_model(artifact, partial(loop_of, options=of_loop), num_threads=num_threads)
     predictor = _Predictor(runner, deploy, manifest, of_answer, save or Saving())
     try:
         for batch in _batches(track(files, "predicting", len(files)), deploy, batch_size):

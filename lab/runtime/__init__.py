@@ -30,7 +30,7 @@ def open_bundle(
     Args:
         num_threads: threads of the pool; None takes every core this process may use.
         verify: compare every file with the checksum in the manifest.
-        function: of a program (several functions and a loop); `lab.pipelines.models.open_model` opens it whole.
+        function: of a program (several functions and a loop); `lab.runtime.models.open_model` opens it whole.
 
     Raises:
         ArtifactError: the bundle has no such function.

@@ -10,13 +10,9 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from lab.core.interfaces import Runner
+from lab.core.interfaces import Arrays, Call, Loop, Runner
 from lab.core.signature import Signature
 
-Arrays = dict[str, np.ndarray]
-Call = Callable[[Mapping[str, np.ndarray]], Arrays]
-Loop = Callable[[Mapping[str, Call], Mapping[str, np.ndarray]], Arrays]
-"""(functions by name, the program's inputs) -> the program's outputs."""
 Observer = Callable[[str, Mapping[str, np.ndarray], Arrays], None]
 """Is told each call of a function: its name, inputs and outputs."""
 

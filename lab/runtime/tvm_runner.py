@@ -25,7 +25,7 @@ class TvmRunner:
     """One function of a bundle, opened for inference. Not thread-safe: one per thread.
 
     Args:
-        function: of a program, such as "encode"; `lab.pipelines.models.open_model` opens all with their loop.
+        function: of a program, such as "encode"; `lab.runtime.models.open_model` opens all with their loop.
 
     Raises on opening:
         ArtifactError: the bundle has no such function.
@@ -128,7 +128,7 @@ def function_of(manifest: Manifest, function: str) -> Signature:
     if function not in called:
         raise ArtifactError(
             f"the bundle has no function '{function}'", got=manifest.name, expected=", ".join(called),
-            hint="it is a program: lab.pipelines.models.open_model(path) opens its functions with their loop",
+            hint="it is a program: lab.runtime.models.open_model(path) opens its functions with their loop",
         )  # fmt: skip
     return called[function]
 
