@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from tvm.s_tir.analysis import estimate_tir_flops
 from tvm.tirx import PrimFunc
 
-from lab.compile.kernels import suppression, top_k
+from lab.compile.kernels import recurrent, suppression, top_k
 from lab.compile.kernels.emit import name_of
 
 OP_KINDS = (
@@ -30,6 +30,9 @@ def kernel_cost(func: PrimFunc) -> Cost:
     import tvm
 
     name = name_of(func)
+    if name == recurrent.NAME:
+        num_steps = getattr(func.params[0].shape[0], "value", 1)  # an open length counts as one step
+        return Cost(name, recurrent.layer_of(func).step_flops * int(num_steps), sum(_num_bytes(p) for p in func.params))
     if name in HAND_WRITTEN:  # comparisons and moves in loops that end early: nothing to count
         return Cost(name, 0, sum(_num_bytes(p) for p in func.params))
     text = func.script()

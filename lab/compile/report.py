@@ -16,7 +16,9 @@ MAIN = "main"
 
 @dataclass(frozen=True)
 class KernelRow:
-    """One kernel of one compiled function and batch size. `reason` holds the schedule's parameters, and why rules did not fit.
+    """One kernel of one compiled function and batch size.
+
+    `reason` holds the schedule's parameters, and why rules did not fit.
 
     `flops` and `num_bytes` (arguments read and written) are of one call; `num_calls` calls per inference.
     """
@@ -104,14 +106,14 @@ def render(report: KernelReport) -> Table:
 
 
 _COLUMNS: Sequence[tuple[str, bool]] = (
-    ("function", False), ("kernel", False), ("op", False), ("schedule", False), ("batch", True), ("calls", True), ("MFLOP", True),
-    ("share", True), ("MB", True), ("note", False),
+    ("function", False), ("kernel", False), ("op", False), ("schedule", False), ("batch", True), ("calls", True),
+    ("MFLOP", True), ("share", True), ("MB", True), ("note", False),
 )  # fmt: skip
 
 
 def _cells(row: KernelRow, total_flops: int) -> tuple[str, ...]:
     work = row.flops * row.num_calls
     return (
-        row.function, row.kernel, row.op_kind, row.schedule, str(row.batch_size), str(row.num_calls), f"{work / 1e6:.2f}",
-        f"{work / total_flops:.1%}", f"{row.num_bytes / 1e6:.2f}", row.reason,
+        row.function, row.kernel, row.op_kind, row.schedule, str(row.batch_size), str(row.num_calls),
+        f"{work / 1e6:.2f}", f"{work / total_flops:.1%}", f"{row.num_bytes / 1e6:.2f}", row.reason,
     )  # fmt: skip

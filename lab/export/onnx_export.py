@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import logging
 import warnings
@@ -17,9 +18,11 @@ from torch import nn
 from lab.artifacts.files import atomic_path
 from lab.core.errors import UnsupportedError
 from lab.core.signature import Signature
-from lab.nn.onnx_functions import DOMAIN, FUNCTIONS, VERSION
+from lab.nn.onnx_functions import DOMAIN, FUNCTIONS, VERSION, translations
 
 EXAMPLE_SYMBOL_SIZE = 2  # torch.export specialises on 0 and 1
+RECURRENT = ("LSTM", "GRU")
+RECURRENT_WEIGHTS = (1, 2, 3)  # their inputs W, R and B
 
 
 def export_onnx(module: nn.Module, signature: Signature, path: Path, *, opset: int) -> Path:
@@ -44,8 +47,8 @@ def export_onnx(module: nn.Module, signature: Signature, path: Path, *, opset: i
                 opset_version=opset,
                 input_names=[spec.name for spec in signature.inputs],
                 output_names=[spec.name for spec in signature.outputs],
-                dynamic_shapes=_dynamic_shapes(signature),
-                custom_translation_table={f.torch_op: f.translation() for f in FUNCTIONS.values()},
+                dynamic_shapes=_dynamic_shapes(signature, module),
+                custom_translation_table=translations(),
                 external_data=False,
                 verbose=False,
             )
@@ -56,6 +59,7 @@ def export_onnx(module: nn.Module, signature: Signature, path: Path, *, opset: i
                 hint="the model's forward must be free of data-dependent Python control flow",
             ) from error
     assert program is not None
+    _fold_recurrent_weights(program.model)
     model = program.model_proto
     _add_functions(model, opset)
     _name_dimensions(model, signature)
@@ -66,10 +70,35 @@ def export_onnx(module: nn.Module, signature: Signature, path: Path, *, opset: i
     return path
 
 
-def _dynamic_shapes(signature: Signature) -> tuple[dict[int, Any], ...]:
+def _dynamic_shapes(signature: Signature, module: nn.Module) -> tuple[Any, ...]:
+    """Per parameter of the module's `forward`; torch.export wants those of *args in one tuple."""
     symbols = {name: torch.export.Dim(name, min=1) for name in signature.symbols()}
-    return tuple(
+    shapes = [
         {axis: symbols[dim] for axis, dim in enumerate(spec.shape) if isinstance(dim, str)} for spec in signature.inputs
+    ]
+    kinds = [parameter.kind for parameter in inspect.signature(module.forward).parameters.values()]
+    if inspect.Parameter.VAR_POSITIONAL not in kinds:
+        return tuple(shapes)
+    first = kinds.index(inspect.Parameter.VAR_POSITIONAL)
+    return (*shapes[:first], tuple(shapes[first:]))
+
+
+def _fold_recurrent_weights(model: Any) -> None:
+    """Store the weights of LSTM and GRU nodes in ONNX's order of gates, instead of the nodes that reorder torch's."""
+    from onnx_ir.passes.common import RemoveUnusedNodesPass
+    from onnxscript.optimizer import fold_constants
+
+    if not any(node.op_type in RECURRENT for node in model.graph):
+        return
+    fold_constants(model, should_fold=_makes_recurrent_weights)
+    RemoveUnusedNodesPass()(model)
+
+
+def _makes_recurrent_weights(node: Any) -> bool:
+    uses = [use for output in node.outputs for use in output.uses()]
+    return bool(uses) and all(
+        use.idx in RECURRENT_WEIGHTS if use.node.op_type in RECURRENT else _makes_recurrent_weights(use.node)
+        for use in uses
     )
 
 

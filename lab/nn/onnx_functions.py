@@ -1,8 +1,9 @@
-"""Torch operators that travel through ONNX as one node: a call of a function whose body the file carries with it.
+"""Torch operators that travel through ONNX as one node.
 
-ONNX Runtime runs the body, which is standard ONNX; `lab.compile` knows the function by name and turns the call into one
-kernel. Adding one: a module with an `OnnxFunction`, one line in the table here, a converter in
-`lab/compile/frontend/converters`, one test.
+Either a node of ONNX's own that the exporter would not make (`StandardOperator`), or a call of a function whose body
+the file carries with it (`OnnxFunction`): ONNX Runtime runs the body, which is standard ONNX; `lab.compile` knows the
+function by name and turns the call into one kernel. Adding one: a module that defines it, one line in a table here, a
+converter in `lab/compile/frontend/converters`, one test.
 """
 
 from __future__ import annotations
@@ -42,4 +43,22 @@ class OnnxFunction:
         return lambda *arguments: self.call(node, *arguments)
 
 
+@dataclass(frozen=True)
+class StandardOperator:
+    """A torch operator and what records the ONNX nodes that compute it, from the operator's arguments."""
+
+    torch_op: Callable[..., Any]
+    translate: Callable[..., Any]
+
+
 FUNCTIONS = LazyTable("ONNX function", {"NmsKeep": "lab.nn.nms:NMS_KEEP"})
+STANDARD = LazyTable(
+    "operator with an ONNX translation",
+    {"lstm": "lab.nn.onnx_recurrent:LSTM", "gru": "lab.nn.onnx_recurrent:GRU"},
+)
+
+
+def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
+    """The `custom_translation_table` of `torch.onnx.export`."""
+    own = {function.torch_op: function.translation() for function in FUNCTIONS.values()}
+    return own | {operator.torch_op: operator.translate for operator in STANDARD.values()}

@@ -11,8 +11,8 @@ from onnx import numpy_helper, shape_inference
 from onnx.reference import ReferenceEvaluator
 
 FOLDED = frozenset({
-    "Add", "Cast", "Concat", "Constant", "Div", "Gather", "Identity", "Mul", "Reshape", "Slice", "Squeeze", "Sub",
-    "Unsqueeze",
+    "Add", "Cast", "Concat", "Constant", "ConstantOfShape", "Div", "Gather", "Identity", "Mul", "Reshape", "Slice",
+    "Squeeze", "Sub", "Transpose", "Unsqueeze",
 })  # fmt: skip
 MAX_ELEMENTS = 64  # shapes are short; weights are not computed here
 

@@ -56,6 +56,8 @@ def import_model(model: onnx.ModelProto, signature: Signature, batch_size: int) 
         with warnings.catch_warnings(), contextlib.redirect_stdout(printed), installed():
             warnings.simplefilter("ignore")  # the importer warns of every name it rewrites
             mod = from_onnx(fold_shapes(with_shapes(model, shapes)))
+    except UnsupportedError:  # one of our converters refuses, and says why
+        raise
     except Exception as error:  # the importer raises whatever its hundred converters raise
         lines = [line for line in str(error).strip().splitlines() if line.strip()]
         where = printed.getvalue().split(", with inputs")[0].strip()

@@ -64,7 +64,8 @@ def _input_specs(
     unknown = sorted(set(input_shapes) - {value.name for value in values})
     if unknown:
         raise ConfigError(f"the model has no input '{unknown[0]}'", expected=", ".join(value.name for value in values))
-    batch_name = next((dims[0] for value in values[:1] if (dims := _dims(value)) and not isinstance(dims[0], int)), 0)
+    first = [dims[0] for value in values[:1] if (dims := _dims(value))]
+    batch_name = next((dim for dim in first if not isinstance(dim, int) and dim not in wanted), 0)
     specs, dynamic = [], []
     for value in values:
         if not value.type.HasField("tensor_type"):

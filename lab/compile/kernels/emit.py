@@ -31,10 +31,15 @@ def name_of(func: PrimFunc) -> str:
     return str(func.attrs[KERNEL]) if func.attrs and KERNEL in func.attrs else ""
 
 
-def call(builder: Any, func: PrimFunc, arguments: Sequence[Any], num_outputs: int = 1) -> Any:
-    """Add `func` to the module under construction and return the call; the last parameters are the outputs."""
+def call(
+    builder: Any, func: PrimFunc, arguments: Sequence[Any], num_outputs: int = 1, shapes: Sequence[Any] = ()
+) -> Any:
+    """Add `func` to the module under construction and return the call; the last parameters are the outputs.
+
+    `shapes` are those of the outputs in the caller's terms, where they are not all numbers.
+    """
     var = builder.add_func(func, str(func.attrs[KERNEL]))
-    types = [
-        relax.TensorType([int(dim) for dim in out.shape], str(out.dtype)) for out in list(func.params)[-num_outputs:]
-    ]
-    return relax.call_tir(var, list(arguments), types[0] if num_outputs == 1 else types)
+    outputs = list(func.params)[-(len(shapes) or num_outputs) :]
+    known = shapes or [[int(dim) for dim in out.shape] for out in outputs]
+    types = [relax.TensorType(list(shape), str(out.dtype)) for shape, out in zip(known, outputs, strict=True)]
+    return relax.call_tir(var, list(arguments), types[0] if len(types) == 1 else types)

@@ -9,6 +9,7 @@ CPU_RULES = LazyTable(
     "CPU schedule",
     {
         "rows": "lab.compile.schedules.rows:schedule",
+        "recurrent": "lab.compile.schedules.recurrent:schedule",
         "resize": "lab.compile.schedules.resize:schedule",
         "conv2d_direct": "lab.compile.schedules.conv2d:schedule",
         "matmul": "lab.compile.schedules.matmul:schedule",
@@ -21,6 +22,7 @@ GPU_RULES = LazyTable(
     "GPU schedule",
     {
         "rows": "lab.compile.schedules.rows:on_gpu",
+        "recurrent": "lab.compile.schedules.recurrent:on_gpu",
         "dlight.matmul": "lab.compile.schedules.dlight:matmul",
         "dlight.gemv": "lab.compile.schedules.dlight:gemv",
         "dlight.reduction": "lab.compile.schedules.dlight:reduction",

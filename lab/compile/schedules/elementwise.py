@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tvm.s_tir import Schedule
 
-from lab.compile.schedules.kernel import Block, DoesNotFit, Kernel, Scheduled, blocks_of, extent
+from lab.compile.schedules.kernel import Block, DoesNotFit, Kernel, Scheduled, assumed, blocks_of, is_open
 from lab.compile.schedules.tiling import SERIAL_WORK, parallel_outer, split, vectorize_last
 from lab.compile.targets.machine import Machine
 
@@ -32,8 +32,9 @@ def spatial(sch: Schedule, block: Block, machine: Machine) -> None:
         return
     work = 1
     for loop in loops:
-        work *= extent(sch, loop)
-    if is_pointwise(sch, block) and work % machine.num_lanes == 0:
+        work *= assumed(sch, loop)
+    any_open = any(is_open(sch, loop) for loop in loops)
+    if not any_open and is_pointwise(sch, block) and work % machine.num_lanes == 0:
         flat = sch.fuse(*loops) if len(loops) > 1 else loops[0]
         outer, lanes = split(sch, flat, machine.num_lanes)
         sch.vectorize(lanes)
@@ -42,7 +43,7 @@ def spatial(sch: Schedule, block: Block, machine: Machine) -> None:
     if len(loops) > 1:
         parallel_outer(sch, loops[:-1], work)
         vectorize_last(sch, block.handle, machine)
-    elif work > SERIAL_WORK:
+    elif work > SERIAL_WORK and not any_open:
         outer, _ = split(sch, loops[0], machine.num_lanes)
         parallel_outer(sch, [outer], work)
     else:

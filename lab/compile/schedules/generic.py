@@ -10,7 +10,17 @@ from typing import Any
 from tvm.s_tir import Schedule
 
 from lab.compile.schedules.elementwise import spatial
-from lab.compile.schedules.kernel import Block, DoesNotFit, Kernel, Scheduled, blocks_of, extent, largest_divisor
+from lab.compile.schedules.kernel import (
+    Block,
+    DoesNotFit,
+    Kernel,
+    Scheduled,
+    assumed,
+    blocks_of,
+    extent,
+    is_open,
+    largest_divisor,
+)
 from lab.compile.schedules.tiling import parallel_outer, split
 from lab.compile.targets.machine import Machine
 
@@ -52,9 +62,12 @@ def _reduction(sch: Schedule, block: Block, machine: Machine) -> None:
     reduced = [loop for loop, kind in zip(loops, block.kinds, strict=True) if kind == 2]
     work = 1
     for loop in loops:
-        work *= extent(sch, loop)
+        work *= assumed(sch, loop)
     if not outputs:
         raise DoesNotFit("everything is reduced to one value")
+    if is_open(sch, outputs[-1]):
+        _reduction_of_open(sch, block, outputs, reduced, work)
+        return
     lanes = largest_divisor(extent(sch, outputs[-1]), 2 * machine.num_lanes)
     if lanes * 4 < machine.num_lanes or not _last_axis_is_contiguous(sch, block):
         sch.reorder(*outputs, *reduced)
@@ -66,6 +79,17 @@ def _reduction(sch: Schedule, block: Block, machine: Machine) -> None:
     _vectorize(sch, inner)
     init = sch.decompose_reduction(block.handle, reduced[0])
     _vectorize(sch, sch.get_loops(init)[-1])
+
+
+def _reduction_of_open(sch: Schedule, block: Block, outputs: list[Any], reduced: list[Any], work: int) -> None:
+    """The last output axis is open: innermost where it is read in order, so that LLVM's vectoriser takes it."""
+    in_order = _last_axis_is_contiguous(sch, block)
+    sch.reorder(*outputs[:-1], *reduced, outputs[-1]) if in_order else sch.reorder(*outputs, *reduced)
+    outer = outputs[:-1] if in_order else outputs
+    if outer:
+        parallel_outer(sch, outer, work)
+    if in_order:
+        sch.decompose_reduction(block.handle, reduced[0])
 
 
 def _last_axis_is_contiguous(sch: Schedule, block: Block) -> bool:

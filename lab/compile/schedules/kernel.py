@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import gcd
 from typing import Any
 
 from tvm.s_tir import Schedule
+from tvm.sym import Analyzer
 from tvm.tirx import PrimFunc
 
 from lab.compile.targets.machine import Machine
 
 SPATIAL, REDUCTION = 0, 2
+OPEN_EXTENT = 48  # iterations that plans assume of a loop whose extent is known at run time only; has many divisors
 
 
 class DoesNotFit(Exception):  # noqa: N818  an answer, not a failure
@@ -92,6 +95,24 @@ def extent(sch: Schedule, loop: Any) -> int:
     if value is None:
         raise DoesNotFit("a loop's extent is symbolic")
     return int(value)
+
+
+def is_open(sch: Schedule, loop: Any) -> bool:
+    """Whether the number of iterations is known at run time only."""
+    return not hasattr(sch.get(loop).extent, "value")
+
+
+def assumed(sch: Schedule, loop: Any) -> int:
+    """The number of iterations, or what plans assume where it is open."""
+    return OPEN_EXTENT if is_open(sch, loop) else extent(sch, loop)
+
+
+def known_factor(sch: Schedule, loop: Any) -> int:
+    """The largest number known to divide the iterations of a loop: all of them where they are constant."""
+    if not is_open(sch, loop):
+        return extent(sch, loop)
+    known = Analyzer().modular_set(sch.get(loop).extent)
+    return gcd(int(known.coeff), int(known.base))
 
 
 def divisors(n: int) -> list[int]:

@@ -5,17 +5,23 @@ Shapes: M rows, N columns, C reduction; leading dimensions are batches.
 
 from __future__ import annotations
 
+from typing import Any
+
 from tvm.s_tir import Schedule
 
 from lab.compile.schedules.kernel import (
+    OPEN_EXTENT,
     Block,
     DoesNotFit,
     Kernel,
     Packing,
     Scheduled,
+    assumed,
     blocks_of,
     constant_argument,
     extent,
+    is_open,
+    known_factor,
 )
 from lab.compile.schedules.tiling import (
     UNROLL,
@@ -24,6 +30,7 @@ from lab.compile.schedules.tiling import (
     choose_tile,
     parallel_outer,
     split,
+    vectorize_last,
 )
 from lab.compile.targets.machine import Machine
 
@@ -43,10 +50,33 @@ def schedule(kernel: Kernel, machine: Machine) -> Scheduled:
         sch.compute_inline(block.handle)
     matmul, epilogue = blocks[at], blocks[at + 1 :]
     *_, m, n, _ = sch.get_loops(matmul.handle)
-    tile = choose_tile(extent(sch, m), extent(sch, n), machine)
+    factor = known_factor(sch, m)
+    padded = is_open(sch, m) and factor == 1
+    tile = choose_tile(OPEN_EXTENT if padded else factor, extent(sch, n), machine)
+    pad = None
+    if padded:
+        pad, epilogue = _pad_rows(sch, matmul, epilogue, tile)
     packings = _pack_weights(sch, matmul, kernel, tile)
-    _tile(sch, matmul, epilogue, tile, machine)
-    return Scheduled(sch.mod["main"], packings, note=f"tile {tile.num_rows}x{tile.num_columns}")
+    task = _tile(sch, matmul, epilogue, tile, machine)
+    if pad is not None:
+        sch.compute_at(pad.handle, task)
+        vectorize_last(sch, pad.handle, machine)
+    note = f"tile {tile.num_rows}x{tile.num_columns}" + (", any number of rows" if padded else "")
+    return Scheduled(sch.mod["main"], packings, note=note)
+
+
+def _pad_rows(sch: Schedule, matmul: Block, epilogue: list[Block], tile: Tile) -> tuple[Block | None, list[Block]]:
+    """Whole tiles of rows: the block that pads the left-hand side, and the epilogue, which drops them again.
+
+    So the conditions stay out of the innermost loop; each task copies the few rows it reads.
+    """
+    if tile.num_rows == 1:
+        return None, epilogue
+    known = {block.name for block in blocks_of(sch)}
+    num_batches = len(matmul.kinds) - 3
+    sch.pad_einsum(matmul.handle, [1] * num_batches + [tile.num_rows, 1, 1])
+    new = [block for block in blocks_of(sch) if block.name not in known]
+    return new[0], [new[1], *epilogue]
 
 
 def _pack_weights(sch: Schedule, matmul: Block, kernel: Kernel, tile: Tile) -> dict[int, Packing]:
@@ -64,17 +94,24 @@ def _pack_weights(sch: Schedule, matmul: Block, kernel: Kernel, tile: Tile) -> d
     return {index: Packing(axis=1, tile=columns)}
 
 
-def _tile(sch: Schedule, matmul: Block, epilogue: list[Block], tile: Tile, machine: Machine) -> None:
+def _tile(sch: Schedule, matmul: Block, epilogue: list[Block], tile: Tile, machine: Machine) -> Any:
+    """Tile and accumulate in registers; the loop over tasks."""
     *batch, m, n, c = sch.get_loops(matmul.handle)
     work = 1
     for loop in (*batch, m, n, c):
-        work *= extent(sch, loop)
+        work *= assumed(sch, loop)
     m_outer, m_inner = split(sch, m, tile.num_rows)
     n_outer, n_inner = split(sch, n, tile.num_columns)
-    c_outer, c_inner = split(sch, c, UNROLL if extent(sch, c) % UNROLL == 0 else 1)
-    sch.reorder(*batch, n_outer, m_outer, c_outer, c_inner, m_inner, n_inner)
-    task = parallel_outer(sch, [*batch, n_outer, m_outer], work)
+    c_outer, c_inner = split(sch, c, UNROLL if assumed(sch, c) % UNROLL == 0 and not is_open(sch, c) else 1)
+    outer = [*batch, n_outer, m_outer]
+    # Loops of open extent stay as they are, inside: fused ones would bring divisions and conditions into each tile.
+    inside = [loop for loop in outer if is_open(sch, loop)]
+    across = [loop for loop in outer if loop not in inside]
+    sch.reorder(*across, *inside, c_outer, c_inner, m_inner, n_inner)
+    task = parallel_outer(sch, across, work)
+    task = inside[-1] if inside else task
     accumulate_in_registers(
         sch, matmul, epilogue, machine, at=task, rows=m_inner, columns=n_inner, first_reduction=c_outer
     )
     sch.unroll(c_inner)
+    return task

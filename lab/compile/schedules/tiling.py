@@ -12,7 +12,7 @@ from typing import Any
 
 from tvm.s_tir import Schedule
 
-from lab.compile.schedules.kernel import Block, DoesNotFit, divisors, extent, largest_divisor
+from lab.compile.schedules.kernel import Block, DoesNotFit, assumed, divisors, extent, is_open, largest_divisor
 from lab.compile.targets.machine import Machine
 
 MAX_COLUMNS = 8  # vectors of one tile; more only lengthen the code
@@ -74,6 +74,8 @@ def split(sch: Schedule, loop: Any, inner: int) -> tuple[Any, Any]:
 def vectorize_last(sch: Schedule, block: object, machine: Machine) -> None:
     """Vectorise the innermost loop of a block over whole vectors where its extent allows it."""
     inner = sch.get_loops(block)[-1]
+    if is_open(sch, inner):
+        return  # LLVM's own vectoriser has a loop for the rest
     num = extent(sch, inner)
     lanes = machine.num_lanes if num % machine.num_lanes == 0 else largest_divisor(num, 4 * machine.num_lanes)
     if lanes * 4 < machine.num_lanes or lanes == 1:
@@ -86,7 +88,7 @@ def vectorize_last(sch: Schedule, block: object, machine: Machine) -> None:
 def parallel_outer(sch: Schedule, loops: Sequence[Any], work: int) -> Any:
     """Fuse `loops` into one parallel loop, unless the whole kernel is too small to be worth a second thread."""
     fused = sch.fuse(*loops) if len(loops) > 1 else loops[0]
-    if work > SERIAL_WORK and extent(sch, fused) > 1:
+    if work > SERIAL_WORK and assumed(sch, fused) > 1:
         sch.parallel(fused)
     return fused
 

@@ -17,8 +17,11 @@ CONVERTERS = LazyTable(
     {
         "Clip": "lab.compile.frontend.converters.clip:convert",
         "Equal": "lab.compile.frontend.converters.equal:convert",
+        "GRU": "lab.compile.frontend.converters.recurrent:gru",
+        "LSTM": "lab.compile.frontend.converters.recurrent:lstm",
         "NmsKeep": "lab.compile.frontend.converters.nms_keep:convert",
         "Pad": "lab.compile.frontend.converters.pad:convert",
+        "RNN": "lab.compile.frontend.converters.recurrent:rnn",
     },
 )
 
