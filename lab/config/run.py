@@ -70,11 +70,12 @@ class OptimizerConfig(LabModel):
 class ScheduleConfig(LabModel):
     """Learning rate over time, updated every optimizer step."""
 
-    name: Literal["constant", "step", "cosine", "poly", "one_cycle"] = "constant"
+    name: Literal["constant", "step", "cosine", "poly", "one_cycle", "inv_t", "inv_sqrt_t", "plateau"] = "constant"
+    """inv_t, inv_sqrt_t and plateau are S2S-H21: fixed_rate_inv_t, fixed_rate_inv_sqrt_t and plateau_reduce."""
     steps: tuple[int, ...] = ()
     """step: epochs after which the rate is multiplied by `factor` (IC-H18)."""
     factor: float = Field(0.1, gt=0, le=1)
-    """step: IC-H17."""
+    """step: IC-H17; plateau: S2S-H34."""
     warmup_epochs: float = Field(0.0, ge=0)
     """All but one_cycle: linear warm-up from zero over this many epochs."""
     min_factor: float = Field(0.0, ge=0, le=1)
@@ -87,6 +88,11 @@ class ScheduleConfig(LabModel):
     """one_cycle: the rate starts at learning_rate / start_divisor."""
     end_divisor: float = Field(1e4, ge=1)
     """one_cycle: the rate ends at learning_rate / start_divisor / end_divisor."""
+    half_life_epochs: float = Field(10.0, gt=0)
+    """inv_t and inv_sqrt_t: epochs after which the rate is half of learning_rate (S2S-H18)."""
+    patience_epochs: int = Field(3, ge=1)
+    """plateau: multiply the rate by `factor` whenever the monitored metric was not better than its best for so many
+    epochs (S2S-H35)."""
 
     @model_validator(mode="after")
     def _steps_fit(self) -> Self:

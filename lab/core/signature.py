@@ -34,16 +34,22 @@ class TensorSpec:
         Raises:
             DataError: dtype, rank or a dimension differs.
         """
-        expected = f"{self.dtype}{list(self.shape)}"
-        got = f"{array.dtype}{list(array.shape)}"
-        if str(array.dtype) != self.dtype:
-            raise DataError(f"tensor '{self.name}' has the wrong dtype", got=got, expected=expected)
+        if array.dtype != self.dtype:
+            raise self._misfit("dtype", array)
         if array.ndim != len(self.shape):
-            raise DataError(f"tensor '{self.name}' has the wrong number of dimensions", got=got, expected=expected)
+            raise self._misfit("number of dimensions", array)
         for actual, dim in zip(array.shape, self.shape, strict=True):
             wanted = dims.setdefault(dim, actual) if isinstance(dim, str) else dim
             if actual != wanted:
-                raise DataError(f"tensor '{self.name}' has the wrong shape", got=got, expected=expected)
+                raise self._misfit("shape", array)
+
+    def _misfit(self, what: str, array: np.ndarray) -> DataError:
+        """Built only when needed: a program checks its tensors at every step."""
+        return DataError(
+            f"tensor '{self.name}' has the wrong {what}",
+            got=f"{array.dtype}{list(array.shape)}",
+            expected=f"{self.dtype}{list(self.shape)}",
+        )
 
     def to_dict(self) -> dict[str, Any]:
         return {"name": self.name, "dtype": self.dtype, "shape": list(self.shape)}

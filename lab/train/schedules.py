@@ -1,10 +1,14 @@
-"""Learning rate as a pure function of the optimizer step: nothing to save, nothing to restore."""
+"""Learning rate as a pure function of the optimizer step, but for plateau, which follows the validation metric."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from lab.config.run import ScheduleConfig
+from lab.train.early_stopping import Best, Mode
 
 
 def learning_rate(step: int, base: float, config: ScheduleConfig, steps_per_epoch: int, epochs: int) -> float:
@@ -12,7 +16,8 @@ def learning_rate(step: int, base: float, config: ScheduleConfig, steps_per_epoc
 
     All but one_cycle begin with a linear warm-up that reaches `base` at the last step of `warmup_epochs`. Over the
     steps after it cosine decays as in SGDR (Loshchilov and Hutter 2017, eq. 5, one cycle), poly as
-    (1 - progress) ** power (DeepLab, Chen et al. 2018, section 4.1; PyTorch's PolynomialLR). one_cycle is
+    (1 - progress) ** power (DeepLab, Chen et al. 2018, section 4.1; PyTorch's PolynomialLR), inv_t as 1 / (1 + t) and
+    inv_sqrt_t as 1 / sqrt(1 + 3 t), t in half-lives (Sockeye); plateau stays, see `Plateau`. one_cycle is
     `torch.optim.lr_scheduler.OneCycleLR` with cosine annealing and two phases; momentum is not cycled.
     """
     total = steps_per_epoch * epochs
@@ -29,7 +34,44 @@ def learning_rate(step: int, base: float, config: ScheduleConfig, steps_per_epoc
     if config.name == "poly":
         left = 1.0 - min(1.0, (step - warmup) / max(1, total - warmup))
         return float(base * (config.min_factor + (1.0 - config.min_factor) * left**config.power))
+    if config.name in ("inv_t", "inv_sqrt_t"):
+        half_lives = (step - warmup) / (config.half_life_epochs * steps_per_epoch)
+        return base / (1.0 + half_lives) if config.name == "inv_t" else base / math.sqrt(1.0 + 3.0 * half_lives)
     return base
+
+
+@dataclass
+class Plateau:
+    """Schedule plateau: what the rate is multiplied by, lower each time the metric has not improved for `patience`."""
+
+    config: ScheduleConfig
+    best: Best
+    num_waiting: int = 0
+    num_reductions: int = 0
+
+    @classmethod
+    def of(cls, config: ScheduleConfig, mode: Mode) -> Plateau:
+        return cls(config, Best(mode))
+
+    @property
+    def factor(self) -> float:
+        return float(self.config.factor**self.num_reductions)
+
+    def update(self, value: float, epoch: int) -> bool:
+        """Take the value of one more epoch (from 1); whether the rate falls."""
+        self.num_waiting = 0 if self.best.update(value, epoch) else self.num_waiting + 1
+        falls = self.num_waiting >= self.config.patience_epochs
+        if falls:
+            self.num_waiting, self.num_reductions = 0, self.num_reductions + 1
+        return falls
+
+    def state_dict(self) -> dict[str, Any]:
+        counts = {"num_waiting": self.num_waiting, "num_reductions": self.num_reductions}
+        return {"best": self.best.state_dict()} | counts
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.best.load_state_dict(state["best"])
+        self.num_waiting, self.num_reductions = int(state["num_waiting"]), int(state["num_reductions"])
 
 
 def learning_rate_factor(step: int, config: ScheduleConfig, steps_per_epoch: int, epochs: int) -> float:

@@ -127,3 +127,38 @@ def test_masks() -> None:
             decode_mask(jpeg(pixels, format="PNG"), "m")
     with pytest.raises(DataError, match="cannot be decoded"):
         decode_mask(b"", "m")
+
+
+def numpy_file(pixels: np.ndarray) -> bytes:
+    buffer = BytesIO()
+    np.save(buffer, pixels)
+    return buffer.getvalue()
+
+
+@given(st.integers(0, 2**31), st.integers(1, 40), st.integers(1, 40), st.integers(1, 9))
+def test_numpy_files_hold_any_number_of_bands(seed: int, height: int, width: int, bands: int) -> None:
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, bands), dtype=np.uint8)
+    content = numpy_file(pixels)
+    np.testing.assert_array_equal(decode(content, "a.npy"), pixels)
+    np.testing.assert_array_equal(decode(numpy_file(np.asfortranarray(pixels)), "a.npy"), pixels)
+    np.testing.assert_array_equal(decode(numpy_file(pixels[..., 0]), "a.npy"), pixels[..., :1])
+    assert image_size(content[:128], "a.npy") == (height, width)  # the header is enough
+    assert suffix_of(content) == "npy"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (numpy_file(np.zeros((4, 4, 3), np.float32)), "holds no image"),
+        (numpy_file(np.zeros(4, np.uint8)), "holds no image"),
+        (numpy_file(np.zeros((0, 4, 3), np.uint8)), "holds no image"),
+        (numpy_file(np.array([{"a": 1}] * 4).reshape(2, 2)), "holds no image"),  # pickled objects are never loaded
+        (numpy_file(np.zeros((40, 40, 4), np.uint8))[:500], "cannot be decoded"),
+        (b"\x93NUMPY\x09\x00garbage", "cannot be decoded"),
+        (b"\x93NUMPY\x01\x00", "cannot be decoded"),
+    ],
+)
+def test_numpy_files_that_are_no_images(content: bytes, message: str) -> None:
+    with pytest.raises(DataError, match=r"bad\.npy") as caught:
+        decode(content, "bad.npy")
+    assert message in str(caught.value)

@@ -17,6 +17,7 @@ from lab.data.preprocess import (
     apply,
     center_crop,
     decode_image,
+    first_three,
     fit_all,
     load_image,
     resize_image,
@@ -167,3 +168,23 @@ def test_dictionary_round_trip() -> None:
 def test_unusable_options(change: dict[str, object]) -> None:
     with pytest.raises(ArtifactError):
         small(**change)
+
+
+@pytest.mark.parametrize("channels", [2, 4, 6])
+def test_bands_are_resized_one_by_one(channels: int) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (30, 41, channels), dtype=np.uint8)
+    resized = resize_image(image, 17, 23)
+    part = resize_image(image, 8, 9, "bicubic", (3.5, 2.0, 20.0, 21.25))
+    assert (resized.shape, part.shape) == ((17, 23, channels), (8, 9, channels))
+    for band in range(channels):
+        alone = Image.fromarray(image[..., band])
+        np.testing.assert_array_equal(resized[..., band], np.asarray(alone.resize((23, 17), Image.Resampling.BILINEAR)))
+        expected = alone.resize((9, 8), Image.Resampling.BICUBIC, box=(3.5, 2.0, 20.0, 21.25))
+        np.testing.assert_array_equal(part[..., band], np.asarray(expected))
+
+
+def test_people_see_the_first_three_bands() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (3, 4, 5), dtype=np.uint8)
+    np.testing.assert_array_equal(first_three(image), image[..., :3])
+    for few in (image[..., :1], image[..., :2]):
+        np.testing.assert_array_equal(first_three(few), np.repeat(image[..., :1], 3, axis=-1))

@@ -21,6 +21,7 @@ from lab.data.tiles import (
     land_blocks,
     open_land_cover,
     open_trees,
+    place_on_globe,
 )
 
 
@@ -87,3 +88,32 @@ def test_land_cover_takes_the_nearest_cell(tmp_path: Path) -> None:
     row, column = top + 100, left + 30
     cell = (int((row + 0.5) * 1760 / height), int((column + 0.5) * 800 / width))
     assert cast(np.ndarray, sample.label)[100, 30] == cells[cell]
+
+
+def test_places_on_the_globe() -> None:
+    height, width = 180, 360
+    place = place_on_globe(height, width).astype(np.float64) / 127.5 - 1
+    np.testing.assert_allclose(np.linalg.norm(place, axis=-1), 1, atol=0.01)  # on the unit sphere
+    np.testing.assert_allclose(place[90, 180], [1, 0, 0], atol=0.02)  # 0 N, 0 E
+    np.testing.assert_allclose(place[90, 270], [0, 1, 0], atol=0.02)  # 0 N, 90 E
+    np.testing.assert_allclose(place[0, 77], [0, 0, 1], atol=0.02)  # the north pole
+    np.testing.assert_allclose(place[60, 0], place[60, -1], atol=0.02)  # no seam at 180 degrees
+    assert (np.abs(np.diff(place[:, :, 2], axis=0)) < 0.03).all()
+
+
+def test_land_cover_with_positions(tmp_path: Path) -> None:
+    height, width = 1320, 600
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / MAP_FILE, format="PNG")
+    cells = np.add.outer(np.arange(1760), np.arange(800)) % 17
+    Image.fromarray(cells.astype(np.uint8)).save(tmp_path / CLASS_FILE)
+    labels = [str(number) for number in range(17)]
+    plain = open_land_cover(tmp_path, "test", labels, ["abc"])
+    located = open_land_cover(tmp_path, "test", labels, ["abc"], position=True)
+    assert located.digest != plain.digest
+    assert located.windows == plain.windows
+    place = place_on_globe(height, width)
+    for index, (top, left, tall, wide) in enumerate(located.windows):
+        np.testing.assert_array_equal(located[index].image[..., :3], plain[index].image)
+        np.testing.assert_array_equal(located[index].image[..., 3:], place[top : top + tall, left : left + wide])
+        np.testing.assert_array_equal(cast(np.ndarray, located[index].label), cast(np.ndarray, plain[index].label))

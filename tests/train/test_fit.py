@@ -40,6 +40,12 @@ def test_final_weights_score_what_the_result_says(lab: Lab, ema_decay: float | N
     assert result.images_per_s > 0
 
 
+def test_a_run_shorter_than_a_window_of_steps_has_a_speed(lab: Lab) -> None:
+    result = lab.fit("run", fake_config(train={"epochs": 2, "log_every_n_steps": 1000}))
+    assert result.history[0]["images_per_s"] > 0
+    assert result.images_per_s > 0
+
+
 def test_validation_loss_is_the_mean_over_samples(lab: Lab) -> None:
     config = fake_config(train={"epochs": 1})
     result = lab.fit("run", config)

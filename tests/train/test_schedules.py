@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR, OneCycleLR, PolynomialLR
 
 from lab.config.run import ScheduleConfig
-from lab.train.schedules import learning_rate, learning_rate_factor
+from lab.train.early_stopping import Mode
+from lab.train.schedules import Plateau, learning_rate, learning_rate_factor
 
 
 def factors(steps_per_epoch: int, epochs: int, **config: Any) -> list[float]:
@@ -90,3 +91,39 @@ def test_cosine_after_warmup_falls_to_the_minimum() -> None:
 def test_factors_stay_in_0_to_1(name: str, steps: int, epochs: int, warmup: float) -> None:
     found = factors(steps, epochs, name=name, warmup_epochs=warmup, steps=[1, 4])
     assert all(0.0 < f <= 1.0 + 1e-12 for f in found)
+
+
+@pytest.mark.parametrize(("name", "after_three_half_lives"), [("inv_t", 1 / 4), ("inv_sqrt_t", 1 / 10**0.5)])
+def test_half_after_the_half_life(name: str, after_three_half_lives: float) -> None:
+    found = factors(5, 13, name=name, half_life_epochs=4)
+    assert found[0] == 1.0
+    assert found[20] == pytest.approx(0.5)
+    assert found[60] == pytest.approx(after_three_half_lives)
+    assert found == sorted(found, reverse=True)
+
+
+def plateau(mode: Mode, **config: Any) -> Plateau:
+    return Plateau.of(
+        ScheduleConfig.model_validate({"name": "plateau", "factor": 0.5, "patience_epochs": 2} | config), mode
+    )
+
+
+def test_plateau_falls_after_epochs_without_a_new_best() -> None:
+    ours = plateau("min")
+    values = [3.0, 2.0, 2.5, 2.0, 1.9, 2.1, 2.2, 2.3, 2.4]
+    falls = [ours.update(value, epoch) for epoch, value in enumerate(values, 1)]
+    assert falls == [False, False, False, True, False, False, True, False, True]
+    assert ours.factor == 0.125
+    rising = plateau("max")
+    assert [rising.update(value, epoch) for epoch, value in enumerate([0.1, 0.2, 0.3, 0.3, 0.2], 1)][-1]
+
+
+def test_plateau_resumes_where_it_stopped() -> None:
+    whole, first, second = plateau("min"), plateau("min"), plateau("min")
+    values = [3.0, 3.1, 3.2, 2.9, 3.0, 3.1, 3.0]
+    expected = [whole.update(value, epoch) for epoch, value in enumerate(values, 1)]
+    found = [first.update(value, epoch) for epoch, value in enumerate(values[:5], 1)]
+    second.load_state_dict(first.state_dict())
+    found += [second.update(value, epoch) for epoch, value in enumerate(values[5:], 6)]
+    assert found == expected
+    assert second.factor == whole.factor == 0.25

@@ -62,10 +62,10 @@ class Recorder(Callback):  # type: ignore[misc]
 
     def on_validation_start(self, trainer: Trainer, pl_module: LearningModule) -> None:
         self._drained(pl_module)
-        if self._window_steps >= self._config.train.log_every_n_steps // 2:
-            self._close_window()
+        self._close_short_window()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LearningModule) -> None:
+        self._close_short_window()  # where nothing is validated
         values = {f"train/{name}": value for name, value in pl_module.train_scores().items()}
         values |= {f"validation/{name}": value for name, value in pl_module.validation_scores.items()}
         values["epoch_s"] = round(time.perf_counter() - self._epoch_start, 4)
@@ -107,6 +107,11 @@ class Recorder(Callback):  # type: ignore[misc]
                 raise _diverged(item, self._config)
         return losses
 
+    def _close_short_window(self) -> None:
+        """At an epoch's end; a window of few steps says little, but more than none at all."""
+        if self._window_steps >= self._config.train.log_every_n_steps // 2 or not self.throughputs:
+            self._close_window()
+
     def _close_window(self) -> None:
         elapsed = time.perf_counter() - self._window_start
         if self._window_samples and elapsed > 0 and self._window_start:
@@ -122,7 +127,8 @@ def describe_epoch(epoch: int, epochs: int, values: dict[str, float]) -> str:
         if side in parts:
             parts[side].append(f"{'loss' if name == 'epoch_loss' else name} {value:.4g}")
     sides = [f"{side} {', '.join(items)}" for side, items in parts.items() if items]
-    speed = f"{values['epoch_s']:.1f} s, {values['images_per_s']:.0f} images/s"
+    rate = values["images_per_s"]
+    speed = f"{values['epoch_s']:.1f} s, {rate:.{0 if rate >= 10 else 2}f} images/s"
     return f"epoch {epoch}/{epochs}  " + " | ".join([*sides, speed])
 
 

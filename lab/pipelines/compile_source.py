@@ -1,0 +1,110 @@
+"""What `lab compile` starts from: the ONNX files, what is known about them, and what the caller chose."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lab.artifacts.manifest import MAIN, Manifest
+from lab.core.host import num_cores
+from lab.core.interfaces import Runner
+from lab.core.signature import Signature
+from lab.pipelines.context import OpenRun, existing_artifact
+from lab.pipelines.evaluate import feeds, final_split
+from lab.pipelines.parity import Batch, Judge, judge_of
+from lab.runtime import models
+from lab.tasks import DEPLOY, loop_of
+
+BATCH = "batch"
+PARITY_SAMPLES = {"x86": 10_000, "cuda": 10_000, "arm": 64}  # ARM is emulated here, so fewer
+PROGRAM_SAMPLES = {"x86": 256, "cuda": 256, "arm": 2}  # each is a loop of many calls
+RANDOM_SAMPLES = 8
+
+
+@dataclass(frozen=True)
+class CompileOptions:
+    """What the caller chooses; part of the manifest, and of the decision whether anything changed."""
+
+    batch_sizes: tuple[int, ...] = (1,)
+    input_shapes: Mapping[str, Sequence[int]] | None = None
+    num_samples: int | None = None
+    tolerance: float | None = None
+    dump_dir: Path | None = None
+    force: bool = False
+
+    def recorded(self) -> dict[str, Any]:
+        shapes = {name: list(shape) for name, shape in (self.input_shapes or {}).items()}
+        return {"batch_sizes": list(self.batch_sizes), "input_shapes": shapes}
+
+
+@dataclass(frozen=True)
+class Source:
+    """The ONNX files to compile, by function, and what is known about them."""
+
+    files: Mapping[str, Path]
+    manifest: Manifest | None
+    opened: OpenRun | None
+
+    @property
+    def folder(self) -> Path:
+        return next(iter(self.files.values())).parent
+
+    @property
+    def name(self) -> str:
+        return self.manifest.name if self.manifest else next(iter(self.files.values())).stem
+
+    @property
+    def functions(self) -> Mapping[str, Signature]:
+        """Those of a program."""
+        return self.manifest.functions if self.manifest else {}
+
+    def batch_sizes(self, function: str, wanted: Sequence[int]) -> list[int]:
+        """The rows of a function for so many samples: a beam or sampled paths make several of one."""
+        if function == MAIN or self.manifest is None or self.manifest.task is None:
+            return list(wanted)
+        rows = DEPLOY[self.manifest.task].rows_per_input(self.manifest.preprocessing)[function]
+        return [size * rows for size in wanted]
+
+    def batches(self, signature: Signature, options: CompileOptions, kind: str) -> Iterator[Batch]:
+        """What the parity ladder climbs on: the run's evaluation split, or random arrays for a file alone."""
+        if self.opened is None:
+            for seed in range(options.num_samples or RANDOM_SAMPLES):
+                yield signature.example_inputs({BATCH: options.batch_sizes[0]}, seed=seed), None
+            return
+        task = self.opened.learning_task()
+        limit = options.num_samples or (PROGRAM_SAMPLES if self.functions else PARITY_SAMPLES)[kind]
+        batch_size = min(64, 2 * self.opened.config.train.batch_size)
+        yield from feeds(task, self.opened.deploy, final_split(task), batch_size=batch_size, limit=limit)
+
+    def reference(self, manifest: Manifest) -> Runner:
+        """ONNX Runtime on the files that were compiled; `manifest` is the bundle's."""
+        if self.functions:
+            return models.onnx_model(self.folder, manifest, loop_of(manifest), num_threads=num_cores())
+        from lab.runtime.onnx_runner import OnnxRunner
+
+        return OnnxRunner(self.files[MAIN], num_threads=num_cores(), signature=manifest.signature)
+
+    def judge(self) -> Judge | None:
+        """Who knows what the outputs mean; None for a file of no task."""
+        if self.opened is not None:
+            return judge_of(self.opened)
+        known = self.manifest
+        return Judge(DEPLOY[known.task], known.labels, known.preprocessing, {}) if known and known.task else None
+
+    def latency_feed(self, manifest: Manifest, batch_size: int) -> Mapping[str, np.ndarray]:
+        """Arbitrary inputs; the first samples where the loop of a program needs inputs that make sense."""
+        if self.opened is not None and self.functions:
+            task = self.opened.learning_task()
+            return next(feeds(task, self.opened.deploy, final_split(task), batch_size=batch_size))[0]
+        return manifest.signature.example_inputs({BATCH: max(1, manifest.entries[0].batch_size)})
+
+
+def manifest_beside(onnx: Path) -> Manifest | None:
+    """The manifest of the export that `onnx` is part of; None where there is none, or one of other bytes."""
+    manifest = existing_artifact(onnx.parent, "compile")
+    recorded = manifest.files.get(onnx.name) if manifest and manifest.kind == "onnx" else None
+    return manifest if recorded and manifest and not manifest.functions else None
