@@ -20,6 +20,7 @@ ARGS ?=
 RUN ?= latest
 TARGET ?= x86
 PORT ?= 5000
+ENDPOINT ?= configs/endpoints/fashion_mnist_ab.yaml
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -52,8 +53,8 @@ compile: $(STAMP) ## Compile RUN for TARGET=x86|arm|cuda (or x86:znver4, arm:cor
 bench: $(STAMP) ## Measure RUN: PyTorch, ONNX Runtime, OpenVINO, TVM bundles side by side
 	$(BIN)/lab bench $(RUN)
 
-serve: $(STAMP) ## The weighted A/B endpoint (not built yet: says so and fails)
-	@echo "lab serve is not built yet; lab predict BUNDLE PATH... runs a bundle on files" >&2; exit 1
+serve: $(STAMP) ## Serve weighted A/B variants of ENDPOINT on http://127.0.0.1:8080 (ARGS='port=8081 ...')
+	$(BIN)/lab serve $(ENDPOINT) $(ARGS)
 
 ui: $(STAMP) ## Open the MLflow UI on http://127.0.0.1:PORT
 	$(BIN)/lab ui --port $(PORT)
@@ -85,6 +86,9 @@ bench-forecasting: $(STAMP) ## DeepAR against GluonTS's: quality, training and p
 bench-seq2seq: $(STAMP) ## Seq2seq against JoeyNMT's RNN: quality, training and decoding speed
 	$(BIN)/python benchmarks/seq2seq_quality.py $(ARGS)
 
+load-test: $(STAMP) ## What the endpoint adds to a model, beside FastAPI, LitServe and mlflow models serve
+	$(BIN)/python benchmarks/load_test.py $(ARGS)
+
 gpu-check: ## On a GPU machine: train, run CUDA bundles, time both; writes benchmarks/results/ (no set-up, uses PYTHON)
 	$(PYTHON) benchmarks/gpu_check.py $(ARGS)
 
@@ -97,4 +101,4 @@ docker-check: ## Build and try the same images without a Docker daemon (buildah,
 clean: ## Remove .venv and caches (runs/, data/ and mlflow.db stay)
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build dist *.egg-info
 
-.PHONY: help setup setup-arm train export compile bench serve ui test test-all check format bench-train bench-forecasting bench-seq2seq gpu-check docker docker-check clean
+.PHONY: help setup setup-arm train export compile bench serve ui test test-all check format bench-train bench-forecasting bench-seq2seq load-test gpu-check docker docker-check clean

@@ -39,7 +39,8 @@ def command(
 ) -> None:
     """Compile a run or any ONNX file with TVM into a bundle for one target, and compare it with ONNX Runtime."""
     quiet_if(as_json)
-    from lab.pipelines.compile import CompileOptions, compile_file, compile_run
+    from lab.pipelines.compile import compile_file, compile_run
+    from lab.pipelines.compile_source import CompileOptions
     from lab.pipelines.context import OpenRun
 
     options = CompileOptions(

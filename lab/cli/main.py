@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from lab.cli import bench, compile, data, doctor, evaluate, export, predict, runs, schema, train, ui
+from lab.cli import bench, compile, data, doctor, evaluate, export, predict, runs, schema, serve, train, transform, ui
 from lab.core.errors import (
     ArtifactError,
     ConfigError,
@@ -49,7 +49,7 @@ app = typer.Typer(
     help="Train, export, compile, measure and run deep-learning models; every run tracked in MLflow.",
     epilog="Exit codes: " + ", ".join(f"{code} {error.kind}" for error, code in EXIT_CODES.items()) + ".",
 )
-for module in (train, evaluate, export, compile, bench, predict):
+for module in (train, evaluate, export, compile, bench, predict, transform, serve):
     app.command(module.__name__.rpartition(".")[2])(module.command)
 app.add_typer(runs.app, name="runs")
 app.add_typer(data.app, name="data")

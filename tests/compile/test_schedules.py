@@ -182,7 +182,8 @@ def test_rules_refuse_what_they_do_not_fit(rule: str, case: str) -> None:
 
 
 def test_every_rule_has_a_case_and_every_file_a_rule(repo: Path) -> None:
-    assert {rule for rule, _ in CASES.values()} == set(CPU_RULES)
+    elsewhere = {"recurrent"}  # several outputs: test_recurrent compares whole graphs
+    assert {rule for rule, _ in CASES.values()} | elsewhere == set(CPU_RULES)
     helpers = {"__init__", "kernel", "tiling", "border"}
     files = {p.stem for p in (repo / "lab" / "compile" / "schedules").glob("*.py")} - helpers
     tabled = {

@@ -1,0 +1,1 @@
+"""Running models: loading, batching, executor threads."""

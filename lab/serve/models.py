@@ -1,0 +1,113 @@
+"""Model folders: where they may lie, whether they are signed, and what they are."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from lab.artifacts.files import sha256_file
+from lab.artifacts.manifest import MANIFEST_NAME, Manifest
+from lab.artifacts.signing import verify_signature
+from lab.core.errors import ArtifactError, ConfigError, UnsupportedError
+from lab.serve.config import EndpointConfig, SecurityConfig, VariantConfig
+from lab.serve.topology import Deployed
+
+REGISTRY = "models:/"
+
+
+def check_folder(folder: Path, hint: str | None = None) -> Path:
+    """Raises ArtifactError when no model lies there."""
+    if not (folder / MANIFEST_NAME).is_file():
+        raise ArtifactError(
+            f"there is no model at {folder}", expected=f"a folder with {MANIFEST_NAME}: a bundle or an ONNX export",
+            hint=hint or making(folder),
+        )  # fmt: skip
+    return folder
+
+
+def making(folder: Path) -> str:
+    """The commands that make a folder of the usual layout, runs/<task>/<run>/bundles/<target> or .../export."""
+    parts = folder.parts
+    if "runs" not in parts or len(parts) < parts.index("runs") + 4:
+        return "lab compile RUN makes a bundle, lab export RUN an ONNX export"
+    at = parts.index("runs")
+    task, run, kind = parts[at + 1], parts[at + 2], parts[at + 3]
+    config = f"configs/{task}/{run}.yaml"
+    last = f"make compile RUN={run} TARGET={parts[at + 4]}" if kind == "bundles" and len(parts) > at + 4 else ""
+    steps = [f"make train CONFIG={config}", f"make export RUN={run}", last]
+    return "; ".join(step for step in steps if step)
+
+
+def folder_of_url(url: str, security: SecurityConfig) -> Path:
+    """The folder a ModelDataUrl names: a path or file:// below `security.model_root`, links resolved.
+
+    Raises:
+        ConfigError: outside of the root, or there is none.
+        UnsupportedError: another scheme: nothing is fetched over the network here.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in ("", "file") or parts.netloc not in ("", "localhost"):
+        raise UnsupportedError(f"models are not fetched from {parts.scheme}://", expected="a path or file:///path")
+    if security.model_root is None:
+        raise ConfigError("the control plane may load no models", hint="set security.model_root in the configuration")
+    root = security.model_root.resolve()
+    folder = (root / unquote(parts.path)).resolve()
+    if not folder.is_relative_to(root):
+        raise ConfigError("the model lies outside of the allowed folder", got=url[:200], expected=f"below {root}")
+    return check_folder(folder)
+
+
+def prepared(config: VariantConfig, folder: Path, security: SecurityConfig, store: Path) -> Deployed:
+    """A variant ready to be loaded: its checksums verified and, where a key is configured, its signature.
+
+    A signed model is copied first and the copy is what is verified and loaded, so that nobody can exchange a file
+    between the two. `store` holds the copies.
+
+    Raises:
+        ArtifactError, IntegrityError: it is missing, unsigned, or not as it was built.
+    """
+    check_folder(folder)
+    if security.public_key is not None:
+        folder = _private_copy(folder, store)
+        verify_signature(folder, security.public_key)
+    manifest = Manifest.load(folder)
+    return Deployed(config, folder, identity=identity_of(manifest, folder))
+
+
+def _private_copy(folder: Path, store: Path) -> Path:
+    store.mkdir(parents=True, exist_ok=True, mode=0o700)
+    copy = Path(tempfile.mkdtemp(dir=store, prefix=f"{folder.name}-"))
+    for source in folder.rglob("*"):
+        if source.is_file() and not source.is_symlink():
+            target = copy / source.relative_to(folder)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target)
+    return copy
+
+
+def identity_of(manifest: Manifest, folder: Path) -> dict[str, str]:
+    """What tells one model from another, in logs and metrics."""
+    return {
+        "model_id": manifest.name, "sha256": sha256_file(folder / MANIFEST_NAME)[:16],
+        "target": manifest.target.name if manifest.target else manifest.kind, "task": manifest.task or "",
+        "tvm": str(manifest.versions.get("apache-tvm", "")),
+    }  # fmt: skip
+
+
+def of_config(config: EndpointConfig, store: Path, resolved: Mapping[str, Path]) -> list[Deployed]:
+    """Every variant of a configuration; `resolved` are the folders that registry names were fetched to.
+
+    Raises:
+        ConfigError: a registry name that was not fetched.
+        ArtifactError, IntegrityError: as `prepared`.
+    """
+    found = []
+    for variant in config.variants:
+        if variant.model.startswith(REGISTRY) and variant.model not in resolved:
+            raise ConfigError(f"{variant.model} was not fetched", hint="lab serve CONFIG fetches it before it starts")
+        folder = resolved.get(variant.model) or Path(variant.model)
+        found.append(prepared(variant, folder, config.security, store))
+    return found
