@@ -275,7 +275,8 @@ def prepare(folder: Path) -> None:
     import importlib.util
 
     from lab.artifacts.rundir import list_runs
-    from lab.pipelines.compile import CompileOptions, compile_run
+    from lab.pipelines.compile import compile_run
+    from lab.pipelines.compile_source import CompileOptions
     from lab.pipelines.context import OpenRun
     from lab.pipelines.evaluate import feeds, final_split
 

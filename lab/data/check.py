@@ -15,7 +15,7 @@ from PIL import Image
 from lab.core.errors import DataError
 from lab.core.progress import track
 from lab.data.dataset import IGNORE, Annotation, Boxes, ImageDataset, Kind, Sample, Subset
-from lab.data.decode import image_geometry
+from lab.data.decode import image_geometry, suffix_of
 from lab.data.draw import contact_sheet, draw_boxes, overlay_mask, palette
 
 TINY_PX = 4.0
@@ -190,6 +190,8 @@ def _remarks(dataset: ImageDataset, index: int) -> list[str]:
     orientation = image_geometry(content, _name(dataset, index)).orientation
     if orientation > 1:
         remarks.append(f"EXIF orientation {orientation}: turned upright")
+    if suffix_of(content) == "npy":
+        return remarks
     with Image.open(BytesIO(content)) as image:
         if image.mode.startswith("I") or (content[:4] == b"\x89PNG" and content[24] == 16):
             remarks.append("16 bits per channel: the upper 8 are used")

@@ -1,4 +1,4 @@
-"""Encoded image files to pixels: libjpeg-turbo for ordinary JPEG files, Pillow for everything else.
+"""Encoded image files to pixels: libjpeg-turbo for ordinary JPEG files, NumPy for .npy, Pillow for everything else.
 
 Both decoders are libjpeg-turbo with its accurate inverse DCT, so that a whole image has the same pixels whichever of
 them read it; where simplejpeg is not installed (a deployed bundle), Pillow decodes all, at half the speed.
@@ -14,6 +14,7 @@ from io import BytesIO
 from typing import Any
 
 import numpy as np
+from numpy.lib import format as npy
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from lab.core.errors import DataError
@@ -34,6 +35,7 @@ _TRANSPOSING = (5, 6, 7, 8)
 # Start-of-frame markers that libjpeg-turbo decodes: baseline, extended, progressive.
 _FRAMES = (0xC0, 0xC1, 0xC2)
 _START_OF_SCAN, _EXIF_SEGMENT = 0xDA, 0xE1
+_NPY_MAGIC = b"\x93NUMPY"
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,9 @@ class JpegHeader:
 def decode(content: bytes, name: str, min_size: tuple[int, int] | None = None) -> np.ndarray:
     """An image file's bytes to uint8 HWC with C 1 (grey files) or 3, rotated as its EXIF tag says.
 
-    With `min_size` (height, width) a JPEG file may come out at 1/2, 1/4 or 1/8 of its size, as long as it is at least
-    that large: much less work, for training only. `name` stands for the file in messages.
+    A NumPy file (.npy) of uint8 [H, W] or [H, W, C] has any number of channels, such as the bands of a satellite. With
+    `min_size` (height, width) a JPEG file may come out at 1/2, 1/4 or 1/8 of its size, as long as it is at least that
+    large: much less work, for training only. `name` stands for the file in messages.
 
     Raises:
         DataError: not an image, or damaged; names the file.
@@ -66,7 +69,7 @@ def decode(content: bytes, name: str, min_size: tuple[int, int] | None = None) -
         image = _turbo(content, header, min_size)
         if image is not None:
             return image
-    return _pillow(content, name)
+    return _numpy(content, name) if content.startswith(_NPY_MAGIC) else _pillow(content, name)
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,8 @@ def image_geometry(content: bytes, name: str) -> Geometry:
     header = jpeg_header(content)
     if header is not None and header.height:
         return Geometry((header.height, header.width), header.orientation)
+    if content.startswith(_NPY_MAGIC):
+        return Geometry(_numpy_size(content, name), 1)
     try:
         with Image.open(BytesIO(content)) as image:
             width, height = image.size
@@ -104,6 +109,8 @@ def suffix_of(content: bytes) -> str:
     """The usual file name suffix of an encoded image, "jpg", "png", ...; "bin" for what Pillow does not know."""
     if content[:3] == b"\xff\xd8\xff":
         return "jpg"
+    if content.startswith(_NPY_MAGIC):
+        return "npy"
     try:
         with Image.open(BytesIO(content)) as image:
             name = str(image.format).lower()
@@ -189,6 +196,29 @@ def _pillow(content: bytes, name: str) -> np.ndarray:
         raise _undecodable(content, name, error) from error
 
 
+def _numpy(content: bytes, name: str) -> np.ndarray:
+    _numpy_size(content, name)
+    try:
+        pixels: np.ndarray = np.load(BytesIO(content), allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise _undecodable(content, name, error) from error
+    return pixels.reshape(*pixels.shape[:2], -1)
+
+
+def _numpy_size(content: bytes, name: str) -> tuple[int, int]:
+    """(height, width) from the header alone. Raises DataError for any array but uint8 of 2 or 3 dimensions."""
+    stream = BytesIO(content)
+    try:
+        readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+        shape, _, dtype = readers[npy.read_magic(stream)](stream)
+    except (ValueError, KeyError) as error:
+        raise _undecodable(content, name, error) from error
+    if dtype != np.uint8 or len(shape) not in (2, 3) or 0 in shape:
+        found = f"{dtype}{list(shape)}"
+        raise DataError(f"{name} holds no image", got=found, expected="uint8 [height, width] or [height, width, bands]")
+    return int(shape[0]), int(shape[1])
+
+
 def _undecodable(content: bytes, name: str, error: BaseException) -> DataError:
     # PIL's message shows the buffer's address, which tells nobody anything.
     unknown = f"{len(content)} bytes that are no known image format"
@@ -196,7 +226,7 @@ def _undecodable(content: bytes, name: str, error: BaseException) -> DataError:
     return DataError(
         f"the image {name} cannot be decoded",
         got=found if content else "an empty file",
-        expected="a complete image file (JPEG, PNG, BMP, WebP, ...)",
+        expected="a complete image file (JPEG, PNG, BMP, WebP, ...; more than three bands: .npy)",
         hint="replace or remove the file; `lab data check` lists every broken one",
     )
 

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from lab.core.errors import DataError
 from lab.data.dataset import IGNORE
-from lab.data.preprocess import to_channels
+from lab.data.preprocess import first_three
 
 CELL_PX = 320
 """Longer side of an image on a contact sheet."""
@@ -43,7 +43,7 @@ def draw_boxes(
 
     `colours` has one for each box; by default all are red.
     """
-    picture = Image.fromarray(np.ascontiguousarray(to_channels(image_HWC, 3)))
+    picture = Image.fromarray(np.ascontiguousarray(first_three(image_HWC)))
     pen = ImageDraw.Draw(picture)
     thickness = max(1, round(max(image_HWC.shape[:2]) / 300))
     font = ImageFont.load_default(max(10, round(max(image_HWC.shape[:2]) / 40)))
@@ -70,7 +70,7 @@ def overlay_mask(image_HWC: np.ndarray, mask_HW: np.ndarray, num_classes: int, a
     ignored = mask_HW == IGNORE
     colours[ignored & striped] = (255, 255, 255)
     colours[ignored & ~striped] = (255, 0, 255)
-    blended = (1 - alpha) * to_channels(image_HWC, 3).astype(np.float32) + alpha * colours
+    blended = (1 - alpha) * first_three(image_HWC).astype(np.float32) + alpha * colours
     shown: np.ndarray = np.rint(blended).astype(np.uint8)
     return shown
 
@@ -91,7 +91,7 @@ def contact_sheet(images: Sequence[np.ndarray], captions: Sequence[str], columns
     for number, (image_HWC, caption) in enumerate(zip(images, captions, strict=True)):
         left = _MARGIN_PX + number % columns * cell_width
         top = _MARGIN_PX + number // columns * cell_height
-        picture = Image.fromarray(np.ascontiguousarray(to_channels(image_HWC, 3)))
+        picture = Image.fromarray(np.ascontiguousarray(first_three(image_HWC)))
         scale = CELL_PX / max(picture.size)
         size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
         sheet.paste(picture.resize(size, Image.Resampling.BILINEAR), (left, top))
@@ -111,7 +111,7 @@ def mask_png(mask_HW: np.ndarray) -> bytes:
 def png(image_HWC: np.ndarray) -> bytes:
     """An image as PNG."""
     buffer = BytesIO()
-    Image.fromarray(np.ascontiguousarray(to_channels(image_HWC, 3))).save(buffer, "PNG")
+    Image.fromarray(np.ascontiguousarray(first_three(image_HWC))).save(buffer, "PNG")
     return buffer.getvalue()
 
 

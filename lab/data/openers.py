@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from lab.core.tables import LazyTable
-from lab.data.catalog import VOC_LABELS, CatalogEntry
+from lab.data.catalog import CATALOG, VOC_LABELS, CatalogEntry
 from lab.data.dataset import ArrayDataset, ImageDataset, Kind, ReadOptions
 
 OPENERS = LazyTable(
@@ -46,10 +46,12 @@ def open_trees(entry: CatalogEntry, folder: Path, split: Split, kind: Kind) -> I
 
 
 def open_land_cover(entry: CatalogEntry, folder: Path, split: Split, kind: Kind) -> ImageDataset:
-    """Blocks of the globe."""
+    """Blocks of the globe; those of "land-cover-position" have three further bands, the place of each pixel."""
     from lab.data.tiles import open_land_cover
 
-    return open_land_cover(folder, split, entry.labels, [file.digest for file in entry.files])
+    digests = [file.digest for file in CATALOG[entry.base or entry.name].files]
+    position = entry.name == "land-cover-position"
+    return open_land_cover(folder, split, entry.labels, digests, position=position)
 
 
 def open_voc(entry: CatalogEntry, folder: Path, split: Split, kind: Kind) -> ImageDataset:

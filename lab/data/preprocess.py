@@ -16,8 +16,10 @@ from PIL import Image
 from lab.core.errors import ArtifactError, DataError
 from lab.data.decode import decode
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".npy")
 """Suffixes, in lower case, of files that are taken for images below a folder."""
+Box = tuple[float, float, float, float]
+"""left, upper, right, lower in pixels, as Pillow has it."""
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -51,8 +53,10 @@ class ImagePreprocessing:
 
     def __post_init__(self) -> None:
         channels = self.shape[0]
-        if channels not in (1, 3) or min(self.shape[1:]) < 1:
-            raise ArtifactError("the image shape is unusable", got=list(self.shape), expected="[1 or 3, height, width]")
+        if min(self.shape) < 1:
+            raise ArtifactError(
+                "the image shape is unusable", got=list(self.shape), expected="[channels, height, width]"
+            )
         if len(self.mean) != channels or len(self.std) != channels or min(self.std) <= 0:
             raise ArtifactError(
                 "mean and std do not fit the channels",
@@ -89,7 +93,7 @@ def from_manifest(kind: type[Preprocessing], data: Mapping[str, Any], required: 
 
 
 def load_image(path: Path) -> np.ndarray:
-    """Decode an image file to uint8 HWC with C 1 (grey files) or 3, rotated as its EXIF tag says.
+    """Decode an image file to uint8 HWC with C 1 (grey files), 3, or any (.npy), rotated as its EXIF tag says.
 
     Raises:
         DataError: missing, not an image, or damaged; names the file.
@@ -111,6 +115,8 @@ def decode_image(content: bytes, name: str) -> np.ndarray:
 def to_channels(image_HWC: np.ndarray, num_channels: int) -> np.ndarray:
     """Grey to RGB by repetition, RGB to grey by the ITU-R 601 luma that Pillow uses; works on HWC and NHWC.
 
+    Any other number of channels stays as it is.
+
     Raises:
         DataError: another number of channels.
     """
@@ -122,18 +128,35 @@ def to_channels(image_HWC: np.ndarray, num_channels: int) -> np.ndarray:
     if (found, num_channels) == (3, 1):
         weighted = image_HWC.astype(np.uint32) @ np.array([19595, 38470, 7471], np.uint32) + 0x8000
         return (weighted >> 16).astype(np.uint8)[..., None]
-    raise DataError(
-        "the image has the wrong number of channels", got=found, expected=f"1 or 3, to become {num_channels}"
-    )
+    expected = f"1 or 3, to become {num_channels}" if num_channels in (1, 3) else num_channels
+    raise DataError("the image has the wrong number of channels", got=found, expected=expected)
 
 
-def resize_image(image_HWC: np.ndarray, height: int, width: int, interpolation: str = "bilinear") -> np.ndarray:
-    """Resize uint8 HWC with antialiasing (Pillow); returns the input when the size is right already."""
-    if image_HWC.shape[:2] == (height, width):
+def first_three(image_HWC: np.ndarray) -> np.ndarray:
+    """What people see of an image: RGB; of more channels than three the first three, of fewer the first one as grey."""
+    return image_HWC[..., :3] if image_HWC.shape[-1] >= 3 else to_channels(image_HWC[..., :1], 3)
+
+
+def resize_image(
+    image_HWC: np.ndarray, height: int, width: int, interpolation: str = "bilinear", box: Box | None = None
+) -> np.ndarray:
+    """Resize uint8 HWC, or the part of it in `box`, with antialiasing (Pillow); returns it when the size is right."""
+    if box is None and image_HWC.shape[:2] == (height, width):
         return image_HWC
+    num_channels = image_HWC.shape[2]
+    # Pillow knows images of one channel and of three.
+    step = 3 if num_channels % 3 == 0 else 1
+    resized = [
+        _resized(image_HWC[..., first : first + step], height, width, interpolation, box)
+        for first in range(0, num_channels, step)
+    ]
+    return resized[0] if len(resized) == 1 else np.concatenate(resized, axis=-1)
+
+
+def _resized(image_HWC: np.ndarray, height: int, width: int, interpolation: str, box: Box | None) -> np.ndarray:
     grey = image_HWC.shape[2] == 1
     source = Image.fromarray(np.ascontiguousarray(image_HWC[..., 0] if grey else image_HWC))
-    resized = np.asarray(source.resize((width, height), _INTERPOLATIONS[interpolation]))
+    resized = np.asarray(source.resize((width, height), _INTERPOLATIONS[interpolation], box=box))
     return resized[..., None] if grey else resized
 
 

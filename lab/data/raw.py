@@ -182,7 +182,7 @@ def raw_sample(dataset: ImageDataset, index: int) -> RawSample | None:
 def encoded_sample(dataset: ImageDataset, index: int) -> RawSample:
     """`raw_sample`, with the annotation checked and in pixels (a mask as PNG), whatever the data set holds.
 
-    An image that lies in a file keeps its bytes; one in memory is stored without loss as PNG. Raises DataError.
+    An image that lies in a file keeps its bytes; one in memory is stored without loss. Raises DataError.
     """
     raw = raw_sample(dataset, index)
     paths = getattr(dataset, "paths", None)
@@ -192,7 +192,7 @@ def encoded_sample(dataset: ImageDataset, index: int) -> RawSample:
         image, name = read_bytes(Path(paths[index])), str(paths[index])
     else:
         sample = dataset[index]
-        image, name = encode_png(sample.image), sample.name
+        image, name = encode_image(sample.image), sample.name
     annotation = dataset.annotation(index)
     if dataset.kind == "mask":
         return RawSample(image, encode_png(cast(np.ndarray, annotation)), name, index)
@@ -207,6 +207,15 @@ def read_bytes(path: Path) -> bytes:
         raise DataError(f"there is no image at {path}") from error
     except OSError as error:
         raise DataError(f"the image {path} cannot be read", got=error.strerror or error) from error
+
+
+def encode_image(pixels_HWC: np.ndarray) -> bytes:
+    """Uint8 [H, W, C] without loss: PNG, or a NumPy file where there are neither 1 nor 3 channels."""
+    if pixels_HWC.shape[2] in (1, 3):
+        return encode_png(pixels_HWC)
+    buffer = BytesIO()
+    np.save(buffer, pixels_HWC, allow_pickle=False)
+    return buffer.getvalue()
 
 
 def encode_png(pixels: np.ndarray) -> bytes:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lab.artifacts.files import atomic_dir, read_json, recover_dir, sha256_file, write_json, write_text
+from lab.artifacts.golden import GOLDEN_NAME, write_golden
 from lab.artifacts.manifest import MAIN, MANIFEST_NAME, Manifest
 from lab.core.errors import ConfigError, MissingToolError
 from lab.core.host import versions
@@ -138,7 +139,10 @@ def _build(source: Source, target: Target, folder: Path, parents: dict[str, str]
         options=options.recorded(),
         versions=versions(),
         durations_s=stages.durations_s,
-    ).with_files(folder, ["labels.txt", REPORT_NAME, *(entry.library for entry in entries)])
+    )
+    write_golden(folder, source.golden(manifest, options, target))
+    names = ["labels.txt", REPORT_NAME, GOLDEN_NAME, *(entry.library for entry in entries)]
+    manifest = manifest.with_files(folder, names)
     manifest.save(folder)
     with stages.stage("parity"):
         climbed, latency = _parity(source, target, folder, manifest, options)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lab.artifacts.golden import Golden
 from lab.artifacts.manifest import MAIN, Manifest
 from lab.core.host import num_cores
 from lab.core.interfaces import Runner
@@ -18,6 +19,9 @@ from lab.pipelines.evaluate import feeds, final_split
 from lab.pipelines.parity import Batch, Judge, judge_of
 from lab.runtime import models
 from lab.tasks import DEPLOY, loop_of
+
+if TYPE_CHECKING:
+    from lab.compile.targets import Target
 
 BATCH = "batch"
 PARITY_SAMPLES = {"x86": 10_000, "cuda": 10_000, "arm": 64}  # ARM is emulated here, so fewer
@@ -87,6 +91,18 @@ class Source:
         from lab.runtime.onnx_runner import OnnxRunner
 
         return OnnxRunner(self.files[MAIN], num_threads=num_cores(), signature=manifest.signature)
+
+    def golden(self, manifest: Manifest, options: CompileOptions, target: Target) -> Golden:
+        """A batch of the smallest compiled size with ONNX Runtime's outputs, which an endpoint checks first."""
+        feed, _ = next(self.batches(manifest.signature, options, target.kind))
+        with_batch = {spec.name for spec in manifest.signature.inputs if BATCH in spec.shape}
+        rows = options.batch_sizes[0]
+        inputs = {name: array[:rows] if name in with_batch else array for name, array in feed.items()}
+        reference = self.reference(manifest)
+        try:
+            return Golden(inputs, reference.run(inputs), max(target.tolerance, Golden.tolerance))
+        finally:
+            reference.close()
 
     def judge(self) -> Judge | None:
         """Who knows what the outputs mean; None for a file of no task."""

@@ -37,7 +37,9 @@ def check(seed: int, tmp_path: Path, run_compiled, run_onnx) -> None:  # type: i
         expected = run_onnx(path, feed)
         actual = run_compiled(compiled, *(feed[spec.name] for spec in compiled.signature.inputs))
         for wanted, got in zip(expected, actual, strict=True):
-            np.testing.assert_allclose(got, wanted, atol=TOLERANCE, rtol=0)
+            # A plain layer with Relu grows without bound: there the tolerance is relative to the largest value.
+            scale = max(1.0, float(np.abs(wanted).max())) if graph.cell == "RNN" else 1.0
+            np.testing.assert_allclose(got, wanted, atol=TOLERANCE * scale, rtol=0)
 
 
 @pytest.mark.parametrize("seed", range(NUM_FAST))

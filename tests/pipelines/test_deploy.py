@@ -16,7 +16,8 @@ from PIL import Image
 from lab.artifacts.manifest import Manifest
 from lab.artifacts.rundir import RunDir
 from lab.core.errors import ConfigError, DataError, IncompatibleError, IntegrityError, ParityError, UnsupportedError
-from lab.pipelines.compile import CompileOptions, compile_file, compile_run
+from lab.pipelines.compile import compile_file, compile_run
+from lab.pipelines.compile_source import CompileOptions
 from lab.pipelines.context import OpenRun
 from lab.pipelines.evaluate import evaluate
 from lab.pipelines.export import export

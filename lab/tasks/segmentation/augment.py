@@ -1,4 +1,4 @@
-"""Random changes of training images: scale, crop and flips with their masks (numpy, Pillow), colours on whole batches.
+"""Random changes of training images: scale, crop and flips with their masks (numpy), colours on whole batches.
 
 Shape letters: B batch, C channels, H height, W width, S side of the crop.
 """
@@ -9,25 +9,21 @@ import math
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from lab.data.dataset import IGNORE
+from lab.data.preprocess import Box, resize_image
 from lab.tasks.segmentation.config import AugmentConfig, ImageConfig
 from lab.tasks.segmentation.geometry import mean_colour, scaled_size
 
 CROP_TRIES = 10
-_RESAMPLING = {name: Image.Resampling[name.upper()] for name in ("nearest", "bilinear", "bicubic", "lanczos")}
 _LUMA = (0.299, 0.587, 0.114)
-
-Box = tuple[float, float, float, float]
-"""left, upper, right, lower in pixels of the original image, as Pillow has it."""
 
 
 def random_view(
     image_HWC: np.ndarray, mask_HW: np.ndarray, image: ImageConfig, augment: AugmentConfig, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One training view of an RGB image and its mask: uint8 [S, S, 3] and uint8 [S, S].
+    """One training view of an image and its mask: uint8 [S, S, C] and uint8 [S, S].
 
     The image is scaled to base_size times a random factor, the aspect kept, then a random square is cut (SS-H6, H7).
     Where the scaled image is smaller, the mean colour and 255 fill up the right and the bottom.
@@ -37,13 +33,13 @@ def random_view(
     for _ in range(CROP_TRIES):
         top, left = (int(rng.integers(0, full - kept + 1)) for full, kept in zip((height, width), part, strict=True))
         box = _source_box(mask_HW.shape, (height, width), (top, left), part)
-        view_HW = _resized(mask_HW, part, box, "nearest")
+        view_HW = resize_image(mask_HW[..., None], *part, "nearest", box)[..., 0]
         if augment.max_class_share >= 1 or _largest_share(view_HW) <= augment.max_class_share:
             break
-    picture = np.empty((image.side, image.side, 3), np.uint8)
+    picture = np.empty((image.side, image.side, image.channels), np.uint8)
     picture[:] = mean_colour(image.mean)
     # Only the part that is kept is resized, which for large photographs is most of the work saved.
-    picture[: part[0], : part[1]] = _resized(image_HWC, part, box, image.interpolation)
+    picture[: part[0], : part[1]] = resize_image(image_HWC, *part, image.interpolation, box)
     mask = np.full((image.side, image.side), IGNORE, np.uint8)
     mask[: part[0], : part[1]] = view_HW
     return flipped(picture, mask, augment.flips, rng)
@@ -54,11 +50,6 @@ def _source_box(size: tuple[int, int], scaled: tuple[int, int], corner: tuple[in
     ratio_y, ratio_x = size[0] / scaled[0], size[1] / scaled[1]
     right, lower = (corner[1] + part[1]) * ratio_x, (corner[0] + part[0]) * ratio_y
     return corner[1] * ratio_x, corner[0] * ratio_y, min(right, size[1]), min(lower, size[0])
-
-
-def _resized(array: np.ndarray, size: tuple[int, int], box: Box, interpolation: str) -> np.ndarray:
-    source = Image.fromarray(np.ascontiguousarray(array))
-    return np.asarray(source.resize((size[1], size[0]), _RESAMPLING[interpolation], box=box))
 
 
 def _largest_share(mask_HW: np.ndarray) -> float:
@@ -82,8 +73,12 @@ def flipped(
     return image_HWC, mask_HW
 
 
-def changes_colours(augment: AugmentConfig) -> bool:
-    return max(augment.brightness, augment.contrast, augment.saturation, augment.hue_degrees) > 0
+def change_first_colours(x_BCHW: Tensor, augment: AugmentConfig, rng: np.random.Generator) -> Tensor:
+    """Random colours, by `augment`, of the first three channels; pixels of 0..255, uint8 or float."""
+    if not augment.changes_colours:
+        return x_BCHW
+    coloured = change_colours(x_BCHW[:, :3], *colour_changes(len(x_BCHW), augment, rng))
+    return coloured if x_BCHW.shape[1] == 3 else torch.cat((coloured, x_BCHW[:, 3:].float()), dim=1)
 
 
 def colour_changes(num: int, augment: AugmentConfig, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

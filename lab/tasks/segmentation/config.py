@@ -35,9 +35,12 @@ class ImageConfig(LabModel):
     """Training: that side is base_size times a random number of this range (SS-H6)."""
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
     """Of images; masks are always resized by the nearest pixel."""
-    mean: tuple[float, float, float] = IMAGENET_MEAN
+    channels: int = Field(3, ge=1, le=256)
+    """3: RGB, to which grey images are converted. More: multi-band images (.npy files, or a data set that has them),
+    whose first three channels count as RGB in augmentation and pictures."""
+    mean: tuple[float, ...] = IMAGENET_MEAN
     """Per channel, pixels as 0..1; also what images are padded with."""
-    std: tuple[float, float, float] = IMAGENET_STD
+    std: tuple[float, ...] = IMAGENET_STD
 
     @property
     def side(self) -> int:
@@ -48,6 +51,8 @@ class ImageConfig(LabModel):
     def _usable(self) -> Self:
         if not 0 < self.scale[0] <= self.scale[1]:
             raise ValueError("scale is [smallest, largest] factor, both above 0")
+        if len(self.mean) != self.channels or len(self.std) != self.channels:
+            raise ValueError(f"mean and std have one value per channel: {self.channels} each")
         if min(self.std) <= 0:
             raise ValueError("std must be positive")
         return self
@@ -60,6 +65,8 @@ class ModelConfig(LabModel):
     """SS-H3: Long et al. 2015, Zhao et al. 2017, Chen et al. 2017."""
     backbone: Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"] = "resnet50"
     """SS-H1."""
+    width: int = Field(64, ge=8)
+    """Channels of the backbone's first stage: 64 as published; fewer are faster where data and machine are small."""
     pretrained: bool = False
     """Start the backbone from torchvision's ImageNet weights (SS-H2); the heads are always fresh."""
     freeze_backbone: bool = False
@@ -89,6 +96,8 @@ class ModelConfig(LabModel):
             raise ValueError(f"skips are an option of fcn, not of {self.name}")
         if len(set(self.skips)) != len(self.skips):
             raise ValueError("a stage can be named once in skips")
+        if self.pretrained and self.width != 64:
+            raise ValueError("the published weights have width 64")
         if self.freeze_backbone and not self.pretrained:
             raise ValueError("freeze_backbone without pretrained would freeze random weights")
         return self
@@ -115,6 +124,10 @@ class AugmentConfig(LabModel):
     """Largest relative change of the distance from grey (0.5 there)."""
     hue_degrees: float = Field(0.0, ge=0, le=180)
     """Largest turn of the hue (36 there)."""
+
+    @property
+    def changes_colours(self) -> bool:
+        return max(self.brightness, self.contrast, self.saturation, self.hue_degrees) > 0
 
 
 class LossConfig(LabModel):
@@ -167,6 +180,8 @@ class SegmentationConfig(RunConfig):
     def _sections_agree(self) -> Self:
         if self.model.name in BatchNormalised and self.train.batch_size < 2:
             raise ValueError(f"{self.model.name} normalises pooled features over the batch: train.batch_size 2 or more")
+        if self.augment.changes_colours and self.image.channels < 3:
+            raise ValueError("changes of brightness, contrast, saturation and hue need image.channels of 3 or more")
         counts = self.loss.class_weights != "none" or self.augment.sampling != "uniform"
         if counts and self.data.mode == "stream":
             raise ValueError(

@@ -10,7 +10,7 @@ def preprocessing_of(config: SegmentationConfig) -> SegmentationPreprocessing:
     """What deployment needs to know of the image and evaluation sections."""
     image, evaluation = config.image, config.evaluation
     return SegmentationPreprocessing(
-        shape=(3, config.side, config.side),
+        shape=(image.channels, config.side, config.side),
         mode=evaluation.mode,
         base_size=image.base_size,
         base_side=image.base_side,

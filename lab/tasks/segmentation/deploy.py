@@ -57,15 +57,15 @@ ACCEPTS: tuple[str, ...] = (PNG, PROTOBUF, RECORDIO, JSON)
 """Media types of `respond`, the default first (SS-O2, SS-O3)."""
 
 
-def signature(side: int | None, num_classes: int) -> Signature:
-    """Input "image" float32 ["batch", 3, side, side], output "logits" float32 ["batch", classes, side, side].
+def signature(side: int | None, num_classes: int, num_channels: int = 3) -> Signature:
+    """Input "image" float32 ["batch", channels, side, side], output "logits" float32 ["batch", classes, side, side].
 
     Without `side` (evaluation.mode whole) height and width are symbols.
     """
     height: Dim = side if side is not None else "height"
     width: Dim = side if side is not None else "width"
     return Signature(
-        inputs=(TensorSpec(INPUT, "float32", ("batch", 3, height, width)),),
+        inputs=(TensorSpec(INPUT, "float32", ("batch", num_channels, height, width)),),
         outputs=(TensorSpec(OUTPUT, "float32", ("batch", num_classes, height, width)),),
     )
 

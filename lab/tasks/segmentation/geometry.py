@@ -37,7 +37,7 @@ def round_up(value: int, multiple: int) -> int:
 class SegmentationPreprocessing:
     """What the manifest says of an image's way into the network; see config.ImageConfig and EvaluationConfig.
 
-    `shape` is (3, S, S); in mode "whole" images keep their own and S plays no part.
+    `shape` is (channels, S, S); in mode "whole" images keep their own and S plays no part.
     """
 
     shape: tuple[int, int, int]
@@ -51,11 +51,11 @@ class SegmentationPreprocessing:
 
     def __post_init__(self) -> None:
         known = self.mode in MODES and self.base_side in SIDES
-        if not known or self.shape[0] != 3 or self.shape[1] != self.shape[2] or not 0 <= self.overlap < 1:
+        if not known or self.shape[1] != self.shape[2] or not 0 <= self.overlap < 1:
             raise ArtifactError(
                 "the preprocessing is unusable",
                 got=f"mode {self.mode}, base_side {self.base_side}, shape {list(self.shape)}, overlap {self.overlap}",
-                expected=f"mode {', '.join(MODES)}; {' or '.join(SIDES)}; shape [3, side, side]; overlap in 0..1",
+                expected=f"mode {', '.join(MODES)}; {' or '.join(SIDES)}; shape [C, side, side]; overlap in 0..1",
             )
         _ = self.image  # checks mean, std and interpolation
 
@@ -133,13 +133,13 @@ def check_image(image_HWC: np.ndarray) -> None:
 
 
 def windows_of(image_HWC: np.ndarray, preprocessing: SegmentationPreprocessing) -> np.ndarray:
-    """The rows that one image becomes, uint8 [R, H, W, 3]; padded with the mean colour."""
+    """The rows that one image becomes, uint8 [R, H, W, C]; padded with the mean colour. Raises DataError."""
     check_image(image_HWC)
-    image = to_channels(image_HWC, 3)
+    image = to_channels(image_HWC, preprocessing.shape[0])
     layout = Layout.of((image.shape[0], image.shape[1]), preprocessing)
     scaled = resize_image(image, *layout.scaled, preprocessing.interpolation)
     height, width = layout.window
-    rows_RHWC = np.empty((len(layout), height, width, 3), np.uint8)
+    rows_RHWC = np.empty((len(layout), height, width, image.shape[2]), np.uint8)
     rows_RHWC[:] = mean_colour(preprocessing.mean)
     for row, (top, left) in zip(rows_RHWC, layout.corners, strict=True):
         part = scaled[top : top + height, left : left + width]
@@ -148,7 +148,7 @@ def windows_of(image_HWC: np.ndarray, preprocessing: SegmentationPreprocessing) 
 
 
 def mean_colour(mean: Sequence[float]) -> np.ndarray:
-    """uint8 [3]: what pads an image."""
+    """uint8 [C]: what pads an image."""
     return np.asarray([round(255 * value) for value in mean], np.uint8)
 
 

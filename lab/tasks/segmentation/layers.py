@@ -27,10 +27,10 @@ class PixelRefiner(nn.Module):
     Without normalisation: statistics of a batch of few, each nearly uniform, images would hide the colours themselves.
     """
 
-    def __init__(self, num_classes: int, channels: int) -> None:
+    def __init__(self, num_classes: int, channels: int, in_channels: int = 3) -> None:
         super().__init__()
         self.look = nn.Sequential(
-            nn.Conv2d(3, channels, 3, padding=1),
+            nn.Conv2d(in_channels, channels, 3, padding=1),
             nn.ReLU(inplace=True),
             nn.Conv2d(channels, channels, 3, padding=1),
             nn.ReLU(inplace=True),

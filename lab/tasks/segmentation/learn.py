@@ -1,6 +1,7 @@
 """The learning half of segmentation: model, loaders, augmentation on the device, loss, metrics, pictures.
 
-Shape letters: B images, R rows of the network's batch, K classes, H height, W width, S side of the network's input.
+Shape letters: B images, C channels, R rows of the network's batch, K classes, H height, W width, S side
+of the network's input.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ from lab.tasks.segmentation.samples import EvalSample, StreamSample, TrainSample
 class SegmentationTask(OneCall):
     """`lab.nn.learning.LearningTask` for one configuration; data is read when first needed.
 
-    A training batch is {"target" [B, S, S], "image" [B, 3, S, S]}; an evaluation batch has masks padded with 255
-    [B, H, W], "size" [B, 2], and the rows of all images [R, 3, S, S]. Images are uint8 from the loaders, normalised
+    A training batch is {"target" [B, S, S], "image" [B, C, S, S]}; an evaluation batch has masks padded with 255
+    [B, H, W], "size" [B, 2], and the rows of all images [R, C, S, S]. Images are uint8 from the loaders, normalised
     float32 after `on_device`.
     """
 
@@ -66,7 +67,8 @@ class SegmentationTask(OneCall):
     @property
     def signature(self) -> Signature:
         whole = self.config.evaluation.mode == "whole"
-        return deploy.signature(None if whole else self.config.side, len(self.labels))
+        side = None if whole else self.config.side
+        return deploy.signature(side, len(self.labels), self.config.image.channels)
 
     def eval_dataset(self, split: SplitName) -> ImageDataset:
         """The samples of a split as they are on disk. Raises DataError when there is no such split."""
@@ -87,11 +89,18 @@ class SegmentationTask(OneCall):
         options = self.config.model
         if not pretrained:
             options = options.model_copy(update={"pretrained": False})
-        return build_network(options, len(self.labels), stream_seed(self.config.seed, "model"))
+        seed = stream_seed(self.config.seed, "model")
+        return build_network(options, len(self.labels), seed, self.config.image.channels)
 
     def published(self, name: str) -> dict[str, Tensor]:
         """torchvision's FCN and DeepLabV3 on ResNet-50 and 101 under our names (see network.key_map)."""
         own = f"{self.config.model.name}_{self.config.model.backbone}"
+        if self.config.image.channels != 3 or self.config.model.width != 64:
+            raise ConfigError(
+                f"the published model '{name}' does not fit",
+                got=f"image.channels {self.config.image.channels}, model.width {self.config.model.width}",
+                expected="3 and 64",
+            )
         if name not in PUBLISHED or name != own:
             known = ", ".join(f"torchvision/{known}" for known in PUBLISHED)
             what = "does not fit the configured model" if name in PUBLISHED else "is not known"
@@ -137,11 +146,10 @@ class SegmentationTask(OneCall):
 
     def on_device(self, batch: Any, *, training: bool, seed: int) -> Any:
         """Change colours (when training), normalise. The result depends only on the batch and `seed`."""
-        x, options = batch["image"], self.config.augment
-        if training and augment.changes_colours(options):
-            x = augment.change_colours(x, *augment.colour_changes(len(x), options, np.random.default_rng(seed)))
-        x = self._normalize(x)
-        return {**batch, "image": x}
+        x_BCHW = batch["image"]
+        if training:
+            x_BCHW = augment.change_first_colours(x_BCHW, self.config.augment, np.random.default_rng(seed))
+        return {**batch, "image": self._normalize(x_BCHW)}
 
     @cached_property
     def _normalize(self) -> Normalize:

@@ -24,17 +24,23 @@ BEFORE = {"layer4": "layer3", "layer3": "layer2"}
 
 
 class SegmentationNetwork(nn.Module):
-    """Image [B, 3, H, W] to scores [B, K, H, W] (logits) at the image's size, upsampled bilinearly.
+    """Image [B, C, H, W] to scores [B, K, H, W] (logits) at the image's size, upsampled bilinearly.
 
     In training mode forward returns (scores, auxiliary scores), or (scores,) without an auxiliary head; in evaluation
     mode the scores alone.
     """
 
-    def __init__(self, config: ModelConfig, num_classes: int) -> None:
+    def __init__(self, config: ModelConfig, num_classes: int, in_channels: int = 3) -> None:
         super().__init__()
         self.last, self.before = config.last_stage, BEFORE[config.last_stage]
         stages = (*config.skips, self.before, self.last)
-        self.backbone = ResNetFeatures(config.backbone, stages=stages, output_stride=config.output_stride)
+        self.backbone = ResNetFeatures(
+            config.backbone,
+            stages=stages,
+            in_channels=in_channels,
+            output_stride=config.output_stride,
+            width=config.width,
+        )
         channels = self.backbone.channels
         self.head: nn.Module = HEADS[config.name](config, channels[self.last], num_classes)
         self.auxiliary: FCNHead | None = None
@@ -45,7 +51,9 @@ class SegmentationNetwork(nn.Module):
             # As in the paper: new scores start at zero, so that the net first is the one without them.
             nn.init.zeros_(cast(nn.Conv2d, skip).weight)
             nn.init.zeros_(cast(Tensor, cast(nn.Conv2d, skip).bias))
-        self.refiner = PixelRefiner(num_classes, config.refine_channels) if config.refine_channels else None
+        self.refiner: PixelRefiner | None = None
+        if config.refine_channels:
+            self.refiner = PixelRefiner(num_classes, config.refine_channels, in_channels)
         self.backbone_frozen = False
         if config.pretrained:
             self.backbone.load_published(config.backbone)
@@ -143,8 +151,8 @@ def without_auxiliary(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {key: value for key, value in state.items() if not key.startswith("auxiliary.")}
 
 
-def build_network(config: ModelConfig, num_classes: int, seed: int) -> SegmentationNetwork:
+def build_network(config: ModelConfig, num_classes: int, seed: int, in_channels: int = 3) -> SegmentationNetwork:
     """A fresh network whose initial weights depend on `seed` alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return SegmentationNetwork(config, num_classes)
+        return SegmentationNetwork(config, num_classes, in_channels)

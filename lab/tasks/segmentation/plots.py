@@ -13,6 +13,7 @@ import numpy as np
 from lab.artifacts.files import write_text
 from lab.data.dataset import IGNORE, ImageDataset
 from lab.data.draw import palette
+from lab.data.preprocess import first_three
 from lab.nn.plots import MAX_NAMED_CLASSES, new_figure, plot_class_bars, plot_confusion, save_figure
 from lab.tasks.segmentation.scores import class_iou, class_recall, confusion_matrix, scores_of
 
@@ -25,6 +26,7 @@ class Gallery:
     def __init__(self, num_classes: int) -> None:
         self.matrix_KK = np.zeros((num_classes, num_classes), np.int64)
         self.image_miou: list[float] = []
+        self._iou_sums: list[float] = []
         self._predictions: dict[int, np.ndarray] = {}
 
     def add(self, predicted_BHW: np.ndarray, truth_BHW: np.ndarray, sizes_B2: np.ndarray) -> None:
@@ -34,6 +36,7 @@ class Gallery:
             self.matrix_KK += matrix_KK
             self._predictions[len(self.image_miou)] = predicted[:height, :width].copy()
             self.image_miou.append(scores_of(matrix_KK)["miou"])
+            self._iou_sums.append(float(np.nansum(class_iou(matrix_KK))))
             self._forget()
 
     def _forget(self) -> None:
@@ -43,10 +46,16 @@ class Gallery:
             self._predictions = {index: mask for index, mask in self._predictions.items() if index in kept}
 
     def chosen(self) -> list[int]:
-        """The worst and the best images, half of each, worst first."""
-        order = sorted(self._predictions, key=lambda index: (self.image_miou[index], index))
+        """The images with the lowest mIoU, then those with the highest sum of IoU over their classes, half of each.
+
+        By the sum, as an image of one class, all sea say, is perfect without any merit.
+        """
+        worst_first = sorted(self._predictions, key=lambda index: (self.image_miou[index], index))
+        if len(worst_first) <= MAX_PICTURES:
+            return worst_first
         half = MAX_PICTURES // 2
-        return order if len(order) <= MAX_PICTURES else order[:half] + order[-half:]
+        others = sorted(worst_first[half:], key=lambda index: (self._iou_sums[index], index))
+        return worst_first[:half] + others[-half:]
 
     def prediction(self, index: int) -> np.ndarray:
         return self._predictions[index]
@@ -86,7 +95,7 @@ def plot_class_iou(matrix_KK: np.ndarray, labels: tuple[str, ...], folder: Path,
 
 
 def plot_overlays(dataset: ImageDataset, gallery: Gallery, folder: Path, split: str) -> Path:
-    """`overlays.png`: image, truth and prediction side by side, of the images with the lowest and highest mIoU."""
+    """`overlays.png`: image, truth and prediction side by side, of the images that `Gallery.chosen` names."""
     chosen, colours = gallery.chosen(), palette(len(dataset.labels))
     figure = new_figure(9, 3.0 * max(1, len(chosen)) + 0.5)
     figure.suptitle(f"Worst and best images, {split} split of {len(dataset)}: image, truth, prediction")
@@ -96,10 +105,10 @@ def plot_overlays(dataset: ImageDataset, gallery: Gallery, folder: Path, split: 
         sample = dataset[index]
         truth_HW, predicted_HW = np.asarray(sample.label), gallery.prediction(index)
         seen |= {int(value) for mask in (truth_HW, predicted_HW) for value in np.unique(mask) if value != IGNORE}
-        pictures = (sample.image, painted(truth_HW, colours), painted(predicted_HW, colours))
+        pictures = (first_three(sample.image), painted(truth_HW, colours), painted(predicted_HW, colours))
         names = (Path(sample.name).name[-40:], "truth", f"prediction, mIoU {100 * gallery.image_miou[index]:.1f} %")
         for axis, picture, name in zip(row, pictures, names, strict=True):
-            axis.imshow(picture if picture.shape[2] == 3 else picture[..., 0], cmap="gray", vmin=0, vmax=255)
+            axis.imshow(picture, vmin=0, vmax=255)
             axis.set_title(name, fontsize=7)
     for axis in axes.ravel():
         axis.set_axis_off()

@@ -1,6 +1,6 @@
 """Samples as the loaders make them, one by one, in worker processes; what whole batches can do is left to the device.
 
-Shape letters: B images, R rows of the network's batch (one or more per image), S side of the network's input.
+Shape letters: B images, C channels, R rows of the network's batch (one or more per image), S side of its input.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainView:
-    """`view(sample, epoch, index)` to {"target": uint8 [S, S], "image": uint8 [3, S, S]}, always the same."""
+    """`view(sample, epoch, index)` to {"target": uint8 [S, S], "image": uint8 [C, S, S]}, always the same."""
 
     num_classes: int
     image: ImageConfig
@@ -39,7 +39,8 @@ class TrainView:
     def __call__(self, sample: Sample, epoch: int, index: int) -> dict[str, Any]:
         mask_HW = check_mask(sample, self.num_classes)
         rng = stream(self.seed, "view", epoch, index)
-        image, mask = random_view(to_channels(sample.image, 3), mask_HW, self.image, self.augment, rng)
+        pixels = to_channels(sample.image, self.image.channels)
+        image, mask = random_view(pixels, mask_HW, self.image, self.augment, rng)
         return {"target": np.array(mask, order="C"), "image": np.array(image.transpose(2, 0, 1), order="C")}
 
 

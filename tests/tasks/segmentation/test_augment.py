@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lab.data.dataset import IGNORE
-from lab.tasks.segmentation.augment import change_colours, changes_colours, colour_changes, flipped, random_view
+from lab.tasks.segmentation.augment import change_colours, change_first_colours, colour_changes, flipped, random_view
 from lab.tasks.segmentation.config import AugmentConfig, ImageConfig
 from lab.tasks.segmentation.geometry import mean_colour
 
@@ -102,8 +102,8 @@ def test_no_change_of_colours_is_none() -> None:
     x = colours()
     changed = change_colours(x, *colour_changes(len(x), PLAIN, np.random.default_rng(0)))
     torch.testing.assert_close(changed, x, atol=1e-3, rtol=0)
-    assert not changes_colours(PLAIN)
-    assert changes_colours(AugmentConfig(hue_degrees=1))
+    assert not PLAIN.changes_colours
+    assert AugmentConfig(hue_degrees=1).changes_colours
 
 
 def test_brightness_and_contrast_by_hand() -> None:
@@ -140,3 +140,24 @@ def test_colours_stay_in_range() -> None:
     changed = change_colours(colours(), *colour_changes(64, options, np.random.default_rng(0)))
     assert changed.min() >= 0
     assert changed.max() <= 255
+
+
+def test_colours_change_in_the_first_three_channels_alone() -> None:
+    x = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (6, 4, 3, 3), dtype=np.uint8))
+    options = AugmentConfig(brightness=0.2, hue_degrees=20)
+    changed = change_first_colours(x, options, np.random.default_rng(3))
+    expected = change_colours(x[:, :3], *colour_changes(6, options, np.random.default_rng(3)))
+    torch.testing.assert_close(changed[:, :3], expected)
+    torch.testing.assert_close(changed[:, 3:], x[:, 3:].float())
+    assert change_first_colours(x, PLAIN, np.random.default_rng(0)) is x
+
+
+def test_bands_are_cut_and_flipped_together() -> None:
+    image, mask = marked(60, 90)
+    bands = np.concatenate((image, image[..., :2]), axis=-1)
+    options = {"channels": 5, "mean": (0.5,) * 5, "std": (0.5,) * 5, "scale": (0.7, 1.6)}
+    for seed in range(4):
+        picture, _ = view(bands, mask, seed, AugmentConfig(flips="all"), **options)
+        assert picture.shape == (24, 24, 5)
+        for band in range(1, 5):
+            np.testing.assert_array_equal(picture[..., band], picture[..., 0])

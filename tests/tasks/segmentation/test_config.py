@@ -30,6 +30,12 @@ def test_defaults_are_sagemakers() -> None:
         ({"image": {"crop_size": 16}}, "greater than 16"),
         ({"image": {"scale": [2.0, 0.5]}}, "smallest, largest"),
         ({"image": {"std": [0, 1, 1]}}, "std must be positive"),
+        ({"image": {"channels": 4}}, "one value per channel: 4 each"),
+        (
+            {"image": {"channels": 1, "mean": [0.5], "std": [0.5]}, "augment": {"contrast": 0.5}},
+            "channels of 3 or more",
+        ),
+        ({"model": {"pretrained": True, "width": 32}}, "published weights have width 64"),
         ({"model": {"name": "pspnet", "skips": ["layer1"]}}, "skips are an option of fcn"),
         ({"model": {"skips": ["layer1", "layer1"]}}, "named once"),
         ({"model": {"freeze_backbone": True}}, "would freeze random weights"),

@@ -69,13 +69,13 @@ def tiny_config(folder: Path, **changes: Any) -> dict[str, Any]:
     return config | changes
 
 
-def settle(model: nn.Module) -> nn.Module:
+def settle(model: nn.Module, num_channels: int = 3) -> nn.Module:
     """The model in evaluation mode with BatchNorm statistics of random images, so that its outputs differ."""
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
         norm.momentum = 1.0
     with torch.no_grad():
-        model.train()(torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(0)))
+        model.train()(torch.randn(4, num_channels, 64, 64, generator=torch.Generator().manual_seed(0)))
     for norm in norms:
         norm.momentum = 0.1
     return model.eval()

@@ -18,7 +18,7 @@ from lab.compile.kernels.recurrent import Layer, steps
 from lab.compile.kernels.recurrent_cpu import Plan, on_cpu
 from lab.core.errors import UnsupportedError
 
-ALL_STEPS = np.iinfo(np.int32).max
+ALL_STEPS = 1 << 30  # more than any length; the largest int32 would overflow where a step is added to it
 LANES, HALF_LANES = 16, 8  # hidden units are padded to vectors of the widest target, or to half of them
 ACTIVATIONS = {"LSTM": ("Sigmoid", "Tanh", "Tanh"), "GRU": ("Sigmoid", "Tanh"), "RNN": ("Tanh",)}
 DIRECTIONS = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}
