@@ -1,7 +1,6 @@
-# Run compiled bundles: numpy, Pillow and the TVM runtime; no PyTorch, no MLflow, no compiler.
+# Serve compiled bundles: numpy, Pillow, the TVM runtime and the endpoint; no PyTorch, no MLflow, no compiler.
 #
-# THERE IS NO ENDPOINT IN THIS IMAGE YET: `lab serve` is not built. What it does today is `lab predict BUNDLE PATH...` on
-# mounted files, which is why the default command prints that command's help and exits.
+#   docker run -p 8080:8080 -v "$PWD":/work lab-serve:0.1.0 serve my_endpoint.yaml host=0.0.0.0
 #
 # Build from the repository's top: docker/build.sh. BASE_IMAGE may be any Debian or Ubuntu with Python 3.11-3.13.
 ARG BASE_IMAGE=python:3.12.11-slim-bookworm
@@ -15,7 +14,7 @@ WORKDIR /opt/source
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 RUN python3 -m venv /opt/lab \
  && mkdir lab && touch lab/__init__.py \
- && pip install -c constraints.txt ".[runtime]" \
+ && pip install -c constraints.txt ".[runtime,serve]" \
  && rm -rf lab build ./*.egg-info
 COPY lab ./lab
 # The compiler's library (259 MB), headers and sources are of no use at run time; the last lines prove that nothing else
@@ -37,6 +36,7 @@ ENV PATH=/opt/lab/bin:${PATH} \
     PYTHONUNBUFFERED=1
 WORKDIR /work
 USER 10001:10001
+EXPOSE 8080
 HEALTHCHECK NONE
 ENTRYPOINT ["lab"]
-CMD ["predict", "--help"]
+CMD ["serve", "--help"]

@@ -51,6 +51,7 @@ def command(
         say(f"endpoint {endpoint.endpoint} is ready on {address} (live page {address}/ui, API {address}/docs)")
 
     uvloop.run(supervisor.run(ready))
+    say(f"endpoint {endpoint.endpoint} has answered what it had taken, and stopped")
 
 
 def _plan(endpoint: EndpointConfig, resolved: dict[str, Path]) -> dict[str, object]:

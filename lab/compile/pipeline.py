@@ -19,6 +19,7 @@ from tvm.relax.backend.cpu_generic.pipeline import dataflow_lower_passes, finali
 from tvm.relax.backend.cuda.pipeline import finalize_passes as finalize_passes_cuda
 from tvm.tirx import PrimFunc
 
+from lab.compile.passes.bound_indices import bound_indices
 from lab.compile.passes.convert_layout import convert_layout
 from lab.compile.passes.fold_batch_norm import fold_batch_norm
 from lab.compile.passes.hoist_transposes import hoist_transposes
@@ -71,7 +72,7 @@ def layout(mod: IRModule, target: Target) -> tuple[IRModule, str]:
     """Phase "layout": the module in the target's layout, and a note when it had to keep another."""
     t = relax.transform
     tidy = [t.Normalize(), t.CanonicalizeBindings(), t.FoldConstant(), t.DeadCodeElimination()]
-    mod = tvm.transform.Sequential([t.DecomposeOpsForInference(), *tidy])(mod)
+    mod = bound_indices(tvm.transform.Sequential([t.DecomposeOpsForInference(), *tidy])(mod))
     mod, note = convert_layout(mod, target.layout)
     mod = hoist_transposes(tvm.transform.Sequential(tidy)(mod))
     if target.rules == "cpu":
