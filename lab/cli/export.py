@@ -19,7 +19,7 @@ def command(
     """Export a trained run to ONNX with a dynamic batch, checked against PyTorch at two batch sizes."""
     quiet_if(as_json)
     from lab.pipelines.context import OpenRun
-    from lab.pipelines.export import export
+    from lab.pipelines.export import export, onnx_bytes
 
     report = export(OpenRun.find(run, Path(runs_dir)), force=force)
     rung = report.manifest.parity[0]
@@ -28,8 +28,8 @@ def command(
         as_json,
         lambda: lines(
             [
-                ("onnx", report.folder / "model.onnx"),
-                ("size MB", report.manifest.files["model.onnx"]["size_bytes"] / 1e6),
+                *(("onnx", path) for path in report.files().values()),
+                ("size MB", onnx_bytes(report.manifest) / 1e6),
                 ("parity", f"{rung.status}: {rung.name} vs {rung.reference}, {rung.num_samples} samples"),
                 ("max abs error", rung.max_abs_error),
                 ("same answer", rung.agreement),

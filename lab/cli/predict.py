@@ -14,7 +14,7 @@ from lab.core.errors import ConfigError
 
 
 def command(
-    bundle: Annotated[Path, typer.Argument(help="Bundle folder (or an export folder with model.onnx).")],
+    bundle: Annotated[Path, typer.Argument(help="Bundle folder (or an export folder with ONNX files).")],
     paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Files, folders or patterns.")],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write JSON Lines here instead of standard output.")

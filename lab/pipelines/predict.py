@@ -37,7 +37,7 @@ def predict(
     """Yield {"file", prediction...} or {"file", "error"} for each input, in order; of many in a file also "index".
 
     Args:
-        artifact: a bundle, or an export folder with model.onnx.
+        artifact: a bundle, or an export folder with its ONNX files.
         paths: files, folders (searched recursively) or glob patterns.
         options: of the task's postprocessing or its loop, such as top_k or beam_size; those that are None keep their
             default.

@@ -108,14 +108,15 @@ class MlflowTracker:
     def register_model(self, *, name: str, folder: Path, manifest: Manifest) -> None:
         """Upload the files that the manifest lists and register them as a new version of model `name`.
 
-        An exported ONNX model gets MLflow's onnx flavor, anything else the lab's own.
+        An exported ONNX model of one file gets MLflow's onnx flavor; weights, bundles and programs, which need a loop,
+        the lab's own.
         """
         self.spool.append(
             "model",
             name=name,
             folder=self.spool.keep(folder),
             files=[MANIFEST_NAME, *sorted(manifest.files)],
-            flavor="onnx" if manifest.kind == "onnx" else "lab",
+            flavor="onnx" if manifest.kind == "onnx" and not manifest.functions else "lab",
             signature=manifest.signature.to_dict(),
             metadata={"task": manifest.task, "kind": manifest.kind, "labels": len(manifest.labels)},
             tags={"lab.kind": manifest.kind, "lab.task": manifest.task or "", "lab.run": self.origin.run_name},
