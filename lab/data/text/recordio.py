@@ -14,8 +14,8 @@ import numpy as np
 
 from lab.artifacts.files import atomic_path
 from lab.core.errors import DataError
+from lab.data.aialgs import decode_record, encode_record
 from lab.data.records import frame, read_record
-from lab.data.text.aialgs import decode_record, encode_record
 from lab.data.text.pairs import PairDataset, TextPair
 from lab.data.text.vocabulary import Vocabulary
 

@@ -18,10 +18,11 @@ from PIL import Image
 
 from lab.core.errors import DataError
 from lab.core.signature import Dim, Signature, TensorSpec
+from lab.data.aialgs import encode_record
 from lab.data.dataset import IGNORE, Sample
 from lab.data.draw import overlay_mask
 from lab.data.preprocess import EXTENSIONS, load_image, normalized
-from lab.tasks.segmentation import records
+from lab.data.records import frame
 from lab.tasks.segmentation.geometry import SegmentationPreprocessing, layouts, merge, windows_of
 from lab.tasks.segmentation.scores import confusion_matrix, scores_of
 
@@ -169,7 +170,7 @@ def respond(prediction: Prediction, accept: str = PNG) -> bytes:
         return buffer.getvalue()
     if accept in (PROTOBUF, RECORDIO):
         probabilities = prediction.probabilities
-        return records.framed(records.record({"target": probabilities, "shape": np.array((1, *probabilities.shape))}))
+        return frame(encode_record({"target": probabilities, "shape": np.array((1, *probabilities.shape))}))
     if accept == JSON:
         return json.dumps(to_record(prediction, prediction.labels)).encode()
     raise DataError("no response of that media type", got=accept, expected=", ".join(ACCEPTS))

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from lab.core.errors import DataError
+from lab.data.aialgs import encode_record
 from lab.data.records import frame
-from lab.data.text.aialgs import encode_record
 from lab.data.text.recordio import TARGET, read_numbers
 
 Source = str | np.ndarray

@@ -13,13 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory  # type: ignore[import-untyped]
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
 from lab.core.errors import DataError
 from lab.data.dataset import Sample
-from lab.tasks.segmentation import deploy, records
+from lab.tasks.segmentation import deploy
 from lab.tasks.segmentation.geometry import SegmentationPreprocessing
 
 LABELS = ("ground", "red", "green")
@@ -112,14 +110,6 @@ def test_protobuf_is_read_by_googles_library(accept: str) -> None:
     assert shape == [1, 3, 20, 11]
     values = np.array(record.features["target"].float32_tensor.values, np.float32).reshape(shape)
     np.testing.assert_array_equal(values[0], made.probabilities)
-
-
-@given(st.integers(0, 2**40))
-def test_varints_are_read_back(value: int) -> None:
-    encoded = records.varint(value)
-    assert sum((byte & 0x7F) << 7 * index for index, byte in enumerate(encoded)) == value
-    assert all(byte & 0x80 for byte in encoded[:-1])
-    assert not encoded[-1] & 0x80
 
 
 def test_records_are_json_with_shares() -> None:

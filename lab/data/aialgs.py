@@ -1,7 +1,8 @@
-"""SageMaker's protobuf `Record`, of which seq2seq uses maps from names to tensors of int32 (S2S-I2, S2S-I8).
+"""SageMaker's protobuf `Record`, maps from names to tensors: integers of seq2seq (S2S-I2, S2S-I8), masks (SS-O3).
 
-    message Int32Tensor { repeated int32 values = 1 [packed = true]; ... }
-    message Value       { oneof value { ...; Int32Tensor int32_tensor = 7; ... } }
+    message Float32Tensor { repeated float values = 1 [packed = true]; ... }
+    message Int32Tensor   { repeated int32 values = 1 [packed = true]; ... }
+    message Value         { oneof value { Float32Tensor float32_tensor = 2; ...; Int32Tensor int32_tensor = 7; ... } }
     message Record      { map<string, Value> features = 1; map<string, Value> label = 2; ... }
 
 The wire format is written out here: it takes less than the generated code and the run-time library, which a deployed
@@ -18,19 +19,21 @@ from lab.core.errors import DataError
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 """Wire types."""
-FEATURES, KEY, VALUE, INT32_TENSOR, VALUES = 1, 1, 2, 7, 1
+FEATURES, KEY, VALUE, FLOAT32_TENSOR, INT32_TENSOR, VALUES = 1, 1, 2, 2, 7, 1
 """Field numbers."""
 _FIXED_SIZES = {FIXED64: 8, FIXED32: 4}
 
 
 def encode_record(features: Mapping[str, Sequence[int] | np.ndarray]) -> bytes:
-    """A Record whose features are tensors of int32, in the mapping's order; an empty tensor is there too."""
+    """A Record whose features are tensors of float32 or int32, flattened, in the mapping's order; empty ones too."""
     parts = []
     for name, values in features.items():
-        packed = b"".join(_varint(int(value)) for value in values)
+        array = np.asarray(values)
+        is_float = np.issubdtype(array.dtype, np.floating) and array.size > 0
+        packed = array.astype("<f4").tobytes() if is_float else b"".join(_varint(int(value)) for value in array.ravel())
         tensor = _field(VALUES, packed) if packed else b""
-        entry = _field(KEY, name.encode()) + _field(VALUE, _field(INT32_TENSOR, tensor))
-        parts.append(_field(FEATURES, entry))
+        kind = FLOAT32_TENSOR if is_float else INT32_TENSOR
+        parts.append(_field(FEATURES, _field(KEY, name.encode()) + _field(VALUE, _field(kind, tensor))))
     return b"".join(parts)
 
 

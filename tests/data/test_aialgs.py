@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lab.core.errors import DataError
-from lab.data.text.aialgs import decode_record, encode_record
+from lab.data.aialgs import decode_record, encode_record
 
 
 def make_record_class() -> Any:
