@@ -21,6 +21,7 @@ from lab.tasks.detection.models import MODELS
 from lab.tasks.detection.models.extras import extra_steps
 from lab.tasks.detection.models.ssd import SSD, suppress
 from lab.tasks.detection.models.vgg import VggFeatures, from_torchvision_features
+from lab.tasks.detection.numpy_boxes import pairs
 from lab.tasks.detection.published import MEAN, STD, from_torchvision, published
 
 
@@ -118,9 +119,13 @@ def test_torchvisions_weights_give_its_raw_outputs_and_its_detections() -> None:
     arrays = {name: value.numpy() for name, value in outputs.items()}
     (found,) = deploy.postprocess(arrays, [str(i) for i in range(20)], [image], options)
     assert len(found.scores_K) == len(expected["scores"]) == 200
-    np.testing.assert_array_equal(found.classes_K + 1, expected["labels"].numpy())
     np.testing.assert_allclose(found.scores_K, expected["scores"].numpy(), atol=1e-5)
-    np.testing.assert_allclose(found.boxes_K4, expected["boxes"].numpy(), atol=0.02)
+    # Two scores that differ in the last digit may change places; the detections are the same ones.
+    labels, boxes, scores = (expected[name].numpy() for name in ("labels", "boxes", "scores"))
+    ours_K, theirs_K = pairs(found.boxes_K4, found.classes_K + 1, boxes, labels, 0.999)
+    assert len(ours_K) == 200
+    np.testing.assert_allclose(found.scores_K[ours_K], scores[theirs_K], atol=1e-5)
+    np.testing.assert_allclose(found.boxes_K4[ours_K], boxes[theirs_K], atol=0.02)
 
 
 def test_another_models_weights_are_refused() -> None:
