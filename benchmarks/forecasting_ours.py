@@ -24,6 +24,7 @@ from lab.pipelines.context import OpenRun
 from lab.pipelines.evaluate import feeds
 from lab.pipelines.models import eager_model
 from lab.runtime.models import open_model
+from lab.tasks import loop_of
 from lab.tasks.forecasting import deploy
 from lab.tasks.forecasting.config import ForecastingConfig
 
@@ -87,7 +88,7 @@ def bundle_times(opened: Any, job: dict[str, Any]) -> dict[str, float]:
     """Median seconds from series to sample paths: one series, and all of them in batches of the peer's size."""
     compile_run(opened, "x86", CompileOptions(batch_sizes=(1, job["batch_size"])))
     task, size = opened.learning_task(), job["batch_size"]
-    runner = open_model(opened.dir.path / "bundles" / "x86", num_threads=job["num_threads"])
+    runner = open_model(opened.dir.path / "bundles" / "x86", loop_of, num_threads=job["num_threads"])
     dataset = task.eval_dataset("test")
     series = [dataset[index].input for index in range(len(dataset))]
 

@@ -339,9 +339,10 @@ def measure_decoding(task: Any, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def bundle_decoder(bundle: Path, num_threads: int) -> Callable[[dict[str, Any]], Any]:
-    from lab.pipelines import models
+    from lab.runtime.models import open_model
+    from lab.tasks import loop_of
 
-    runner = models.open_model(bundle, num_threads=num_threads)
+    runner = open_model(bundle, loop_of, num_threads=num_threads)
     return lambda inputs: [[n for n in row if n > 3] for row in runner.run(inputs)["tokens"][:, 0].tolist()]
 
 

@@ -29,7 +29,11 @@ def assemble(
     if not functions:
         return open_function(MAIN, signature)
     if loop is None:
-        raise ArtifactError("a program without its task cannot be run", got=", ".join(functions))
+        raise ArtifactError(
+            "a program cannot be run without its loop",
+            got=", ".join(functions),
+            hint="give lab.tasks.loop_of as loop_of",
+        )
     return ProgramRunner(signature, {name: open_function(name, spec) for name, spec in functions.items()}, loop)
 
 
