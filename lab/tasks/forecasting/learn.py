@@ -20,6 +20,7 @@ from lab.core.seeding import stream_seed
 from lab.core.signature import Signature
 from lab.data.preprocess import to_manifest
 from lab.nn.learning import ResumableLoader
+from lab.nn.programs import calls_of
 from lab.tasks.forecasting import deploy, plots
 from lab.tasks.forecasting.config import ForecastingConfig
 from lab.tasks.forecasting.data import EvalWindows, SeriesSplits, SplitName, training_part
@@ -188,8 +189,7 @@ class ForecastingTask:
         """Sample paths [B, S, P] by the loop of deployment."""
         inputs = {spec.name: batch[spec.name].cpu().numpy() for spec in self.signature.inputs}
         device = batch["past_target"].device
-        modules, signatures = self.export_modules(model), self.functions
-        calls = {name: _call(module, signatures[name], device) for name, module in modules.items()}
+        calls = calls_of(self.export_modules(model), self.functions)
         return torch.from_numpy(deploy.generate(calls, inputs, self.preprocessing)["samples"]).to(device)
 
     def metrics(self) -> MetricCollection:
@@ -222,11 +222,3 @@ class ForecastingTask:
 
 def _is_known(target_T: np.ndarray) -> bool:
     return bool((~np.isnan(target_T)).any())
-
-
-def _call(module: nn.Module, signature: Signature, device: torch.device) -> Callable[..., dict[str, np.ndarray]]:
-    def call(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        arguments = [torch.from_numpy(np.ascontiguousarray(inputs[s.name])).to(device) for s in signature.inputs]
-        return {s.name: t.float().cpu().numpy() for s, t in zip(signature.outputs, module(*arguments), strict=True)}
-
-    return call

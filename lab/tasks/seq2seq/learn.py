@@ -23,13 +23,13 @@ from lab.core.signature import Signature
 from lab.data.text.pairs import PairDataset
 from lab.data.text.vocabulary import BEGIN, PAD
 from lab.nn.learning import ResumableLoader
+from lab.nn.programs import calls_of
 from lab.tasks.seq2seq import deploy, plots
 from lab.tasks.seq2seq.batching import Batcher, PairLoader
 from lab.tasks.seq2seq.config import Seq2SeqConfig
 from lab.tasks.seq2seq.corpus import Corpus, SplitName
 from lab.tasks.seq2seq.metrics import FoundScores, TokenScores
 from lab.tasks.seq2seq.models.network import Encode, Seq2Seq, Step, signatures
-from lab.tasks.seq2seq.search import Call
 
 EvalSplit = Literal["validation", "test"]
 SUMS = ("negative_log", "num_correct", "num_tokens")
@@ -169,11 +169,9 @@ class Seq2SeqTask:
 
     def decode(self, network: nn.Module, inputs: Mapping[str, np.ndarray], **options: Any) -> dict[str, np.ndarray]:
         """`deploy.generate` with the model as it is, where it is."""
-        return deploy.generate(self._calls(network), inputs, self.preprocessing, **options)
-
-    def _calls(self, network: nn.Module) -> dict[str, Call]:
-        modules = self.export_modules(network)
-        return {name: partial(_call, modules[name], self.functions[name]) for name in modules}
+        return deploy.generate(
+            calls_of(self.export_modules(network), self.functions), inputs, self.preprocessing, **options
+        )
 
     @cached_property
     def _decoded_index(self) -> Tensor:
@@ -217,10 +215,3 @@ class Seq2SeqTask:
             predictions += deploy.postprocess(outputs, self.labels, texts, self.preprocessing)
         model.train(was_training)
         return plots.draw_all(samples, predictions, self.corpus.sides[1].tokenizer, folder, self.corpus.final)
-
-
-@torch.inference_mode()
-def _call(module: nn.Module, signature: Signature, feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    device = next(module.parameters()).device
-    outputs = module(*(torch.from_numpy(np.ascontiguousarray(feed[spec.name])).to(device) for spec in signature.inputs))
-    return {spec.name: tensor.cpu().numpy() for spec, tensor in zip(signature.outputs, outputs, strict=True)}
