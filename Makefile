@@ -23,8 +23,8 @@ PORT ?= 5000
 ENDPOINT ?= configs/endpoints/fashion_mnist_ab.yaml
 
 help: ## Show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
-	@echo "  variables: TASK=$(TASK) CONFIG=$(CONFIG) ARGS='key=value ...' RUN=$(RUN) TARGET=x86|arm|cuda PORT=$(PORT)"
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@echo "  variables: TASK=$(TASK) CONFIG=$(CONFIG) ARGS='key=value ...' RUN=$(RUN) TARGET=x86|arm|cuda ENDPOINT=$(ENDPOINT) PORT=$(PORT)"
 
 $(STAMP): pyproject.toml constraints.txt
 	@echo "== setting up $(VENV) with $$($(PYTHON) --version) (PyTorch alone is about 5 GB; two to five minutes, once)"
