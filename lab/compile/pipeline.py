@@ -57,7 +57,7 @@ def lower(mod: IRModule, target: Target, dump: Dump, forbidden: Mapping[str, str
         mod, note = layout(mod, target)
         dump("layout", mod)
         if target.rules == "cpu":
-            mod = replace_operators(mod)
+            mod = replace_operators(mod, target.machine)
         mod = tvm.transform.Sequential(fuse_passes())(mod)
         dump("fuse", mod)
         mod, rows, packings = schedule_kernels(mod, target, forbidden)

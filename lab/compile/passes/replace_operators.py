@@ -7,20 +7,26 @@ from math import prod
 from typing import Any
 
 from tvm import relax
-from tvm.ir import IRModule
+from tvm.ir import GenericConst, IRModule
 
 from lab.compile.kernels import emit, resize, top_k
+from lab.compile.kernels.winograd import KERNEL_SIZE, Convolution, transform_weights, winograd
+from lab.compile.kernels.winograd_plan import plan_for
 from lab.compile.passes.rewrite import rewrite_functions
+from lab.compile.targets.machine import Machine
 
-Replace = Callable[[Any, Any], Any]
-
-
-def replace_operators(mod: IRModule) -> IRModule:
-    """`topk` and bilinear `resize2d` as calls of kernels that `lab.compile.kernels` defines."""
-    return rewrite_functions(_Replacer(mod), mod)
+Replace = Callable[[Any, Any, Machine], Any]
 
 
-def _top_k(builder: Any, call: Any) -> Any:
+def replace_operators(mod: IRModule, machine: Machine) -> IRModule:
+    """`topk`, bilinear `resize2d` and 3x3 `conv2d` as calls of kernels that `lab.compile.kernels` defines.
+
+    A convolution stays what it is where Winograd's form would not pay on `machine`.
+    """
+    return rewrite_functions(_Replacer(mod, machine), mod)
+
+
+def _top_k(builder: Any, call: Any, machine: Machine) -> Any:
     """Along the last axis; another axis is moved there and back."""
     (x,), attrs = call.args, call.attrs
     shape = [int(dim) for dim in x.ty.shape]
@@ -43,17 +49,51 @@ def _top_k(builder: Any, call: Any) -> Any:
     return {"both": relax.Tuple(results), "values": results[0], "indices": results[1]}[str(attrs.ret_type)]
 
 
-def _resize(builder: Any, call: Any) -> Any:
+def _resize(builder: Any, call: Any, machine: Machine) -> Any:
     return resize.legalize(builder, call)
 
 
-TABLE: dict[str, Replace] = {"relax.topk": _top_k, "relax.image.resize2d": _resize}
+def _convolution(builder: Any, call: Any, machine: Machine) -> Any | None:
+    """Winograd's form of a 3x3 convolution of stride 1 with constant weights, or None where it does not pay."""
+    conv = _as_winograd(call)
+    plan = plan_for(conv, machine) if conv is not None else None
+    if conv is None or plan is None:
+        return None
+    weights = transform_weights(call.args[1].value.numpy(), plan.m)
+    return emit.call(builder, winograd(conv, plan), [call.args[0], relax.const(weights)])
+
+
+def _as_winograd(call: Any) -> Convolution | None:
+    (x, weights), attrs = call.args, call.attrs
+    dims: list[Any] = [getattr(dim, "value", None) for dim in (*x.ty.shape, *call.ty.shape)]
+    dilation = [int(d) for d in attrs.dilation]
+    if (
+        str(attrs.data_layout) != "NHWC"
+        or not isinstance(weights, GenericConst)
+        or [int(dim) for dim in weights.ty.shape][:2] != [KERNEL_SIZE, KERNEL_SIZE]
+        or [int(stride) for stride in attrs.strides] != [1, 1]
+        or int(attrs.groups) != 1
+        or dilation[0] != dilation[1]
+        or None in dims
+        or str(x.ty.dtype) != "float32"
+    ):
+        return None
+    (batch, height, width, channels), (_, y, v, k) = dims[:4], dims[4:]
+    top, left = (int(pad) for pad in attrs.padding[:2])
+    return Convolution(batch, y, v, channels, k, height, width, top, left, dilation[0])
+
+
+TABLE: dict[str, Replace] = {"relax.topk": _top_k, "relax.image.resize2d": _resize, "relax.nn.conv2d": _convolution}
 
 
 @relax.expr_functor.mutator
 class _Replacer(relax.PyExprMutator):  # type: ignore[misc]
+    def __init__(self, mod: IRModule, machine: Machine) -> None:
+        super().__init__(mod)
+        self.machine = machine
+
     def visit_call_(self, call: Any) -> Any:
         call = self.visit_expr_post_order(call)
         replace = TABLE.get(getattr(call.op, "name", ""))
-        replaced = replace(self.builder_, call) if replace else None
+        replaced = replace(self.builder_, call, self.machine) if replace else None
         return call if replaced is None else replaced

@@ -38,7 +38,7 @@ def skip_border(func: PrimFunc, block_name: str, loops: Loops) -> PrimFunc:
     if realize is None:
         return func
     values = list(zip((iterator.var for iterator in realize.block.iter_vars), realize.iter_values, strict=True))
-    in_loops = [_replace(condition, values) for condition in conditions]
+    in_loops = [replace_variables(condition, values) for condition in conditions]
     of_columns = [_uses(condition, loops.tile_column) for condition in in_loops]
     rows = [condition for condition, column in zip(in_loops, of_columns, strict=True) if not column]
     columns = [condition for condition, column in zip(in_loops, of_columns, strict=True) if column]
@@ -57,7 +57,7 @@ def skip_border(func: PrimFunc, block_name: str, loops: Loops) -> PrimFunc:
 def _by_columns(body: Any, columns: list[Any], kept: list[Any], loops: Loops) -> Any:
     """Conditions are monotone in the column, so a tile is inside when its first and its last column are."""
     first, last = (
-        [_replace(condition, [(loops.tile_column, IntImm("int32", at))]) for condition in columns]
+        [replace_variables(condition, [(loops.tile_column, IntImm("int32", at))]) for condition in columns]
         for at in (0, loops.tile_size - 1)
     )
     touches = _all([Or(a, b) for a, b in zip(first, last, strict=True)])
@@ -101,7 +101,7 @@ def _all(conditions: list[Any]) -> Any:
     return joined
 
 
-def _replace(expression: Any, values: list[tuple[Any, Any]]) -> Any:
+def replace_variables(expression: Any, values: list[tuple[Any, Any]]) -> Any:
     def on_variable(variable: Any) -> Any:
         return next((value for known, value in values if variable.same_as(known)), variable)
 
@@ -109,7 +109,7 @@ def _replace(expression: Any, values: list[tuple[Any, Any]]) -> Any:
 
 
 def _uses(expression: Any, variable: Any) -> bool:
-    changed = _replace(expression, [(variable, IntImm("int32", 0))])
+    changed = replace_variables(expression, [(variable, IntImm("int32", 0))])
     return not changed.same_as(expression)
 
 
@@ -121,6 +121,6 @@ def _with_body(loop: Any, body: Any) -> Any:
 
 def coefficient(index: Any, variable: Any) -> int:
     """How far an index moves when a variable of it grows by one; 0 where that is no constant."""
-    low, high = (_replace(index, [(variable, IntImm("int32", value))]) for value in (0, 1))
+    low, high = (replace_variables(index, [(variable, IntImm("int32", value))]) for value in (0, 1))
     step = Analyzer().simplify(high - low)
     return int(step.value) if isinstance(step, IntImm) else 0

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
+from tvm import tirx
 from tvm.s_tir import Schedule
 
 from lab.compile.schedules.border import Loops, coefficient, skip_border
@@ -23,9 +24,9 @@ from lab.compile.schedules.kernel import (
     extent,
     largest_divisor,
 )
+from lab.compile.schedules.prefetch import Ahead, fetch_ahead, prefetch_weights
 from lab.compile.schedules.tiling import (
     L1_SHARE,
-    UNROLL,
     Tile,
     accumulate_in_registers,
     accumulate_over_chunks,
@@ -33,6 +34,7 @@ from lab.compile.schedules.tiling import (
     parallel_outer,
     rows_per_task,
     split,
+    split_reduction,
     vectorize_last,
 )
 from lab.compile.targets.machine import Machine
@@ -69,7 +71,11 @@ def schedule(kernel: Kernel, machine: Machine) -> Scheduled:
         return Scheduled(skip_border(sch.mod["main"], conv.name, loops), packings, note=note + ", border skipped")
     if pads:
         _place_padding(sch, pads[-1], tiled.task, sizes, machine)
-    return Scheduled(sch.mod["main"], packings, note=note)
+    func = sch.mod["main"]
+    index = next(iter(packings), None)
+    if index is not None and tiled.ahead is not None and fetch_ahead(func.params[index], machine):
+        func = prefetch_weights(func, conv.name, index, tiled.ahead)
+    return Scheduled(func, packings, note=note)
 
 
 def _dilation(sch: Schedule, conv: Block) -> list[int]:
@@ -95,6 +101,7 @@ class _Tiled:
     task: Any
     border: tuple[Any, Any, Any]
     """The loops over kernel rows, kernel columns and the output columns of a tile."""
+    ahead: Ahead | None
 
 
 def _tile(sch: Schedule, conv: Block, epilogue: list[Block], tile: Tile, sizes: list[int], machine: Machine) -> _Tiled:
@@ -104,7 +111,7 @@ def _tile(sch: Schedule, conv: Block, epilogue: list[Block], tile: Tile, sizes: 
     k_outer, k_inner = split(sch, k, tile.num_columns)
     x_outer, x_inner = split(sch, x, tile.num_rows)
     chunks, c = ([], c) if chunk == num_c else split(sch, c, chunk)
-    c_outer, c_inner = split(sch, c, UNROLL if chunk % UNROLL == 0 else 1)
+    c_steps, c_outer, c_inner = split_reduction(sch, c)
     row_bytes = FLOAT_BYTES * num_x * chunk
     rows = rows_per_task(num_y, num_n * (num_k // tile.num_columns), machine.l2_bytes // L1_SHARE // row_bytes, machine)
     y_outer, y_inner = split(sch, y, rows)
@@ -112,8 +119,9 @@ def _tile(sch: Schedule, conv: Block, epilogue: list[Block], tile: Tile, sizes: 
     # Whatever is larger stays in cache between neighbouring tasks: one block of weights, or one image.
     outer = [k_outer, n, y_outer] if weight_bytes > machine.l2_bytes // L1_SHARE else [n, k_outer, y_outer]
     sch.reorder(
-        *outer, *([chunks] if chunk < num_c else []), y_inner, x_outer, r, s, c_outer, c_inner, x_inner, k_inner
-    )
+        *outer, *([chunks] if chunk < num_c else []), y_inner, x_outer, r, s, c_steps, c_outer, c_inner,
+        x_inner, k_inner,
+    )  # fmt: skip
     task = parallel_outer(sch, outer, work=prod(sizes))
     if chunk == num_c:
         accumulate_in_registers(
@@ -122,7 +130,23 @@ def _tile(sch: Schedule, conv: Block, epilogue: list[Block], tile: Tile, sizes: 
     else:
         accumulate_over_chunks(sch, conv, epilogue, machine, at=task, rows=x_inner, columns=k_inner, chunks=chunks)
     sch.unroll(c_inner)
-    return _Tiled(task if chunk == num_c else chunks, (r, s, x_inner))
+    ahead = _ahead(sch, c_steps, [y_inner, x_outer], sizes, tile, chunk, chunks)
+    return _Tiled(task if chunk == num_c else chunks, (r, s, x_inner), ahead)
+
+
+def _ahead(
+    sch: Schedule, steps: Any, sweeps: list[Any], sizes: list[int], tile: Tile, chunk: int, chunks: Any
+) -> Ahead:
+    """What comes next in `[K/tile]RSC[tile]`: the next chunk of channels, behind the last one the next block."""
+    _, _, _, _, num_r, num_s, num_c = sizes
+    block = num_r * num_s * num_c * tile.num_columns
+    distance: Any = block
+    if chunk < num_c:
+        last = sch.get(chunks).loop_var == num_c // chunk - 1
+        distance = tirx.Select(last, block - (num_c - chunk) * tile.num_columns, chunk * tile.num_columns)
+    num_floats = chunk // extent(sch, steps) * tile.num_columns
+    passes = tuple((sch.get(loop).loop_var, extent(sch, loop)) for loop in sweeps)
+    return Ahead(sch.get(steps).loop_var, passes, num_floats, distance)
 
 
 def _channel_chunk(num_channels: int, bytes_per_channel: int, machine: Machine) -> int:

@@ -19,6 +19,7 @@ MAX_COLUMNS = 8  # vectors of one tile; more only lengthen the code
 ODD_VECTOR_COST = 4  # vectors that are no power of two live in memory, not in registers
 WEIGHT_LOAD_COST = 3  # loads from the first-level cache; weights stream from the second or third
 UNROLL = 4
+STEPS_PER_REQUEST = 32  # of a reduction, between two requests for the weights that come next
 SERIAL_WORK = 32768  # operations; below it, waking the other threads costs more than they save
 L1_SHARE = 2  # half of a cache for what is kept, the other half for what streams by
 TASKS_PER_CORE = 2
@@ -44,7 +45,7 @@ def choose_tile(num_rows: int, num_columns: int, machine: Machine) -> Tile:
         if vectors > MAX_COLUMNS:
             continue
         for rows in divisors(num_rows):
-            if rows * vectors > machine.num_accumulators:
+            if not machine.fits_registers(rows, vectors):
                 break
             loads = (rows + WEIGHT_LOAD_COST * vectors) / (rows * columns)
             # A chain of dependent multiply-adds waits for itself: too few accumulators cost as much as loads do.
@@ -69,6 +70,17 @@ def split(sch: Schedule, loop: Any, inner: int) -> tuple[Any, Any]:
     """Split a loop into (outer, inner) with `inner` iterations inside."""
     outer, rest = sch.split(loop, [None, inner])
     return outer, rest
+
+
+def split_reduction(sch: Schedule, loop: Any) -> tuple[Any, Any, Any]:
+    """A reduction as (outer, middle, inner), the inner one to be unrolled; the outer one has room for requests of what
+    comes next, which would cost registers in the middle one.
+    """
+    num = extent(sch, loop)
+    inner = UNROLL if num % UNROLL == 0 else 1
+    middle = largest_divisor(num // inner, STEPS_PER_REQUEST // UNROLL)
+    outer, middle_loop, inner_loop = sch.split(loop, [None, middle, inner])
+    return outer, middle_loop, inner_loop
 
 
 def vectorize_last(sch: Schedule, block: object, machine: Machine) -> None:

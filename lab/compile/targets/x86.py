@@ -24,7 +24,7 @@ LINUX_FEATURES = {
     "avx512bf16": "avx512_bf16", "avx512fp16": "avx512_fp16", "avx512vp2intersect": "avx512_vp2intersect",
 }  # fmt: skip
 
-AVX512 = Machine(num_lanes=16, num_registers=32, l1_bytes=32 * 1024, l2_bytes=1024 * 1024)
+AVX512 = Machine(num_lanes=16, num_registers=32, l1_bytes=32 * 1024, l2_bytes=1024 * 1024, broadcasts_from_memory=True)
 AVX2 = Machine(num_lanes=8, num_registers=16, l1_bytes=32 * 1024, l2_bytes=512 * 1024)
 SSE = Machine(num_lanes=4, num_registers=16, l1_bytes=32 * 1024, l2_bytes=256 * 1024)
 
