@@ -92,6 +92,12 @@ def test_a_dilated_convolution_is_interleaved_ones(dilation: int) -> None:
     check(conv, Plan(4, tiles[0], tiles[1], 1, 1, 16, 16), AVX512)
 
 
+def test_a_grid_may_have_more_rows_and_columns_than_the_image_fills() -> None:
+    check(same(20, 20, 16, 64), Plan(4, 6, 6, 2, 4, 64, 64), AVX512)
+    check(same(20, 20, 16, 64), Plan(4, 6, 6, 3, 9, 32, 32, shared_input=True), AVX512)
+    check(same(18, 18, 16, 16, dilation=2), Plan(4, 4, 4, 2, 8, 16, 16), AVX512)
+
+
 def test_uneven_padding() -> None:
     check(Convolution(1, 12, 8, 16, 16, 11, 10, 2, 0, 1), Plan(4, 3, 2, 1, 2, 16, 16), AVX512)
     check(Convolution(1, 6, 8, 16, 16, 8, 10, 0, 0, 1), Plan(4, 2, 2, 1, 2, 16, 16), AVX512)

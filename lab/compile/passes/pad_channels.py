@@ -21,7 +21,7 @@ COPIES = frozenset(
 
 
 def pad_channels(mod: IRModule, num_lanes: int) -> IRModule:
-    """Pad every NHWC convolution and every product with a constant matrix whose result, after at most a constant added, is only copied."""
+    """Pad every NHWC convolution and constant product whose result, after at most a constant added, is only copied."""
     for var, func in list(mod.functions.items()):
         if isinstance(func, relax.Function):
             mod.update_func(var, _Padder(_readers(func), num_lanes).visit_expr(func))

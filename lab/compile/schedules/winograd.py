@@ -103,8 +103,8 @@ def _inline_epilogue(sch: Schedule, blocks: dict[str, Block]) -> Any:
 def _tile_result(sch: Schedule, last: Any, plan: Plan, dilation: int, machine: Machine) -> tuple[Any, Any, Any]:
     """Loops over tasks, blocks of channels and vectors of channels around the m x m results of a tile."""
     n, y, x, k = sch.get_loops(last)
-    row, up, row_phase = sch.split(y, [None, plan.m, dilation])
-    column, left, column_phase = sch.split(x, [None, plan.m, dilation])
+    row, up, row_phase = sch.split(y, [plan.grid_rows, plan.m, dilation])
+    column, left, column_phase = sch.split(x, [plan.grid_columns, plan.m, dilation])
     row_outer, row_inner = split(sch, row, plan.task_rows)
     lanes = machine.num_lanes
     block, vector, lane = sch.split(k, [None, plan.block_columns // lanes, lanes])
