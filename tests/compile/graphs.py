@@ -76,15 +76,22 @@ def residual_network(path: Path, *, channels: int = 1, size: int = 12, num_class
 
 
 class RandomGraph:
-    """A random chain of operators over an image, with odd sizes on purpose."""
+    """A random chain of operators over an image, with odd sizes on purpose.
+
+    One in three is wide: whole vectors of channels on an image large enough for Winograd's convolutions. One in four
+    has a dynamic batch.
+    """
 
     def __init__(self, seed: int) -> None:
         self.rng = np.random.default_rng(seed)
+        self.wide = seed % 3 == 2
         self.batch = int(self.rng.integers(1, 4))
-        self.channels = self.pick(1, 3, 5, 8, 16, 17)
-        self.height, self.width = self.pick(5, 7, 9, 12, 13), self.pick(5, 8, 11, 14)
+        self.channels = self.pick(16, 32, 48) if self.wide else self.pick(1, 3, 5, 8, 16, 17)
+        sizes = ((19, 24, 30, 33), (17, 20, 28, 37)) if self.wide else ((5, 7, 9, 12, 13), (5, 8, 11, 14))
+        self.height, self.width = self.pick(*sizes[0]), self.pick(*sizes[1])
         self.input_shape = (self.batch, self.channels, self.height, self.width)
-        self.g = Graph(self.input_shape, seed)
+        self.dynamic = seed % 4 == 3
+        self.g = Graph(["batch" if self.dynamic else self.batch, *self.input_shape[1:]], seed)
 
     def pick(self, *options: int) -> int:
         return int(self.rng.choice(options))
@@ -100,22 +107,25 @@ class RandomGraph:
             self.residual,
             self.concat,
             self.scale,
+            self.resize,
         ]
         for step in self.rng.choice(np.array(steps, dtype=object), size=self.pick(1, 2, 3, 4)):
             x = step(x)
         return self.g.model(self.head(x))
 
     def conv(self, x: str) -> str:
-        out = self.pick(1, 6, 10, 16, 24, 32)
-        kernel = [min(self.pick(1, 3, 5), size) for size in (self.height, self.width)]
-        dilation = self.pick(1, 1, 2) if max(kernel) <= 3 and min(self.height, self.width) > 4 else 1
-        stride, pad = self.pick(1, 1, 2), self.pick(0, 1, 2)
+        out = self.pick(16, 32, 64) if self.wide else self.pick(1, 6, 10, 16, 24, 32)
+        kernel = [3, 3] if self.wide else [min(self.pick(1, 3, 5), size) for size in (self.height, self.width)]
+        small = max(kernel) > 3 or min(self.height, self.width) <= 4
+        dilations = [1, 1] if small else [self.pick(1, 1, 2)] * 2 if self.wide else [self.pick(1, 1, 2) for _ in "hw"]
+        strides = [self.pick(1, 1, 1, 2)] * 2 if self.wide else [self.pick(1, 1, 2) for _ in "hw"]
+        pads = [self.pick(0, 1, 2) for _ in range(4)] if self.pick(0, 1) else [self.pick(0, 1, 2)] * 4
         groups = gcd(self.channels, out) if self.pick(0, 0, 0, 1) else 1
         x = self.g.conv(
-            x, self.channels, out, kernel, strides=[stride] * 2, pads=[pad] * 4, dilations=[dilation] * 2, group=groups
-        )
+            x, self.channels, out, kernel, strides=strides, pads=pads, dilations=dilations, group=groups
+        )  # fmt: skip
         self.channels = out
-        self._shrink(kernel, stride, [pad] * 4, dilation)
+        self._shrink(kernel, strides, pads, dilations)
         return x
 
     def depthwise(self, x: str) -> str:
@@ -123,7 +133,7 @@ class RandomGraph:
         out = self.channels * self.pick(1, 1, 2)
         x = self.g.conv(x, self.channels, out, kernel, group=self.channels, pads=[1, 1, 1, 1])
         self.channels = out
-        self._shrink(kernel, 1, [1] * 4, 1)
+        self._shrink(kernel, [1, 1], [1] * 4, [1, 1])
         return x
 
     def pool(self, x: str) -> str:
@@ -136,7 +146,7 @@ class RandomGraph:
         if min(kernel) <= pad:
             attributes["pads"], pad = [0] * 4, 0
         x = self.g.op(kind, x, **attributes)
-        self._shrink(kernel, stride, [pad] * 4, 1)
+        self._shrink(kernel, [stride] * 2, [pad] * 4, [1, 1])
         return x
 
     def norm(self, x: str) -> str:
@@ -156,6 +166,15 @@ class RandomGraph:
     def scale(self, x: str) -> str:
         return self.g.op("Mul", x, self.g.weights(1, self.channels, 1, 1))
 
+    def resize(self, x: str) -> str:
+        factor = self.pick(1, 2, 3)
+        scales = self.g.constant(np.array([1, 1, factor, factor], np.float32))
+        mode = str(self.rng.choice(["linear", "nearest"]))
+        at = str(self.rng.choice(["half_pixel", "asymmetric", "align_corners"] if mode == "linear" else ["asymmetric"]))
+        rounding = {"nearest_mode": "floor"} if mode == "nearest" else {}
+        self.height, self.width = self.height * factor, self.width * factor
+        return self.g.op("Resize", x, "", scales, mode=mode, coordinate_transformation_mode=at, **rounding)
+
     def head(self, x: str) -> str:
         kind = self.pick(0, 1, 2, 3, 4)
         if kind == 0:
@@ -174,6 +193,11 @@ class RandomGraph:
         logits = self.g.op("Gemm", x, self.g.weights(out, features), self.g.weights(out), transB=1)
         return self.g.op("Softmax", logits, axis=1) if self.pick(0, 1) else logits
 
-    def _shrink(self, kernel: Sequence[int], stride: int, pads: Sequence[int], dilation: int) -> None:
-        self.height = (self.height + pads[0] + pads[2] - dilation * (kernel[0] - 1) - 1) // stride + 1
-        self.width = (self.width + pads[1] + pads[3] - dilation * (kernel[1] - 1) - 1) // stride + 1
+    def _shrink(
+        self, kernel: Sequence[int], strides: Sequence[int], pads: Sequence[int], dilations: Sequence[int]
+    ) -> None:
+        """The size behind a window; `pads` are ONNX's: top, left, bottom, right."""
+        self.height, self.width = (
+            (size + pads[i] + pads[i + 2] - dilations[i] * (kernel[i] - 1) - 1) // strides[i] + 1
+            for i, size in enumerate((self.height, self.width))
+        )
