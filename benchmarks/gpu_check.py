@@ -12,10 +12,14 @@ as "not run" with its reason, and the exit code is 1 when any part failed.
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
+import importlib.util
 import json
 import shutil
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable
@@ -57,8 +61,20 @@ STEP_CONFIGS = {
 }
 """Published recipes whose training step is timed, on scenes made here instead of their own data."""
 QUICK = ["train.epochs=2", "tracking.enabled=false", "name=gpu-check"]
+LIMITS = {
+    "gpu": {
+        "detection": ["train.limit_train_batches=100"],
+        "segmentation": ["train.limit_train_batches=100"],
+        "seq2seq": ["data.test_size=1000", "train.limit_train_batches=300"],
+    },
+    "cpu": {},
+}
+"""What keeps a task's two epochs, and the search over its test split, below a minute."""
 RUNTIME_PACKAGES = ("tvm", "tvm_ffi")
-COMPILER_ONLY = ("libtvm_compiler", "include", "src", "share")
+COMPILER_ONLY = ("libtvm_compiler", "include", "src", "share", "3rdparty", "web", "cmake", "lib64")
+ARCH = "cuda:sm_90"
+MODELS = "models"
+MODEL_NAMES = ("resnet18", "resnet50", "mobilenet_v2")
 FEED = "feed.npz"
 """Beside a bundle that is taken along: the inputs it is checked on."""
 OUTPUT_TOLERANCE = 5e-3  # TF32 convolutions of the reference engine differ by about 1e-3
@@ -77,6 +93,7 @@ def train(device: str, scratch: Path) -> dict[str, Any]:
     for task, path in SMALL_CONFIGS[device].items():
         overrides = [*QUICK, f"train.device={device}", f"runs_dir={scratch / 'runs'}"]
         overrides += ["train.limit_train_batches=4"] if device == "cpu" else []
+        overrides += LIMITS[device].get(task, [])
         report = start(load_config(path, overrides))
         results[task] = {
             "metrics": report.metrics,
@@ -164,7 +181,11 @@ def train_step(task: Any, net: Any, batch: Any, optimizer: Any, device: str) -> 
 
 
 def lab_against_plain(device: str, scratch: Path) -> dict[str, Any]:
-    """The lab's whole training loop against a plain PyTorch loop: same task, model, batches, precision, layout."""
+    """The lab's whole training loop against a plain PyTorch loop: same task, model, batches, precision, layout.
+
+    Like for like is without `train.deterministic`, which keeps cuDNN from its fastest kernels; the default, with it, is
+    timed as well.
+    """
     from lab.artifacts.rundir import RunDir
     from lab.pipelines.context import load_config
     from lab.tasks import LEARN
@@ -173,13 +194,16 @@ def lab_against_plain(device: str, scratch: Path) -> dict[str, Any]:
 
     num_batches = 100 if device == "gpu" else 20
     limits = [*QUICK, f"train.limit_train_batches={num_batches}", f"train.device={device}", "train.ema_decay=null"]
-    config = load_config(SMALL_CONFIGS[device]["classification"], limits)
-    task = LEARN[config.task](config)
-    speeds: dict[str, list[float]] = {"lab": [], "plain": []}
+    free, strict = (
+        load_config(SMALL_CONFIGS[device]["classification"], [*limits, f"train.deterministic={flag}"])
+        for flag in ("false", "true")
+    )
+    speeds: dict[str, list[float]] = {"lab": [], "lab, deterministic": [], "plain": []}
     for number in range(3):
-        run = RunDir(scratch / "speed" / str(number))
-        speeds["lab"].append(fit(task, config, run, NullTracker()).images_per_s)
-        speeds["plain"].append(plain_images_per_s(task, config, device, num_batches))
+        for name, config in {"lab": free, "lab, deterministic": strict}.items():
+            run = RunDir(scratch / "speed" / f"{name}-{number}")
+            speeds[name].append(fit(LEARN[config.task](config), config, run, NullTracker()).images_per_s)
+        speeds["plain"].append(plain_images_per_s(LEARN[free.task](free), free, device, num_batches))
     medians = {name: statistics.median(values) for name, values in speeds.items()}
     return medians | {"ratio": medians["lab"] / medians["plain"], "rounds": speeds}
 
@@ -188,6 +212,7 @@ def plain_images_per_s(task: Any, config: Any, device: str, num_batches: int) ->
     import torch
 
     name = "cuda" if device == "gpu" else "cpu"
+    torch.backends.cudnn.benchmark = True
     net = task.build_model().to(name).to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, nesterov=True)
     warmup, start = num_batches // 3, 0.0
@@ -204,7 +229,7 @@ def plain_images_per_s(task: Any, config: Any, device: str, num_batches: int) ->
 
 def bundles(device: str, scratch: Path, folder: Path | None) -> dict[str, Any]:
     """Every CUDA bundle below `folder`: equal to ONNX Runtime, and timed against torch eager and torch.compile."""
-    found = sorted(p.parent for p in folder.rglob("manifest.json")) if folder else []
+    found = sorted(p.parent for p in folder.glob("*/manifest.json")) if folder else []
     chosen = [p for p in found if (m := Manifest.load(p)).kind == "bundle" and m.target and m.target.kind == "cuda"]
     if not chosen:
         raise NotRunError("no CUDA bundle was given: make one with --prepare on a machine with TVM's compiler")
@@ -216,13 +241,15 @@ def bundles(device: str, scratch: Path, folder: Path | None) -> dict[str, Any]:
 
 def provide_runtime(folder: Path | None) -> None:
     """Use the TVM runtime that was taken along where none is installed."""
-    try:
-        import tvm_ffi  # noqa: F401
-    except ImportError:
-        packed = folder / "python" if folder else None
-        if packed is None or not packed.is_dir():
-            raise NotRunError("TVM's runtime is not installed and none was taken along") from None
-        sys.path.insert(0, str(packed))
+    from lab.runtime.tvm_runner import use_runtime_library_only
+
+    if importlib.util.find_spec("tvm") is not None:
+        return
+    packed = folder / "python" if folder else None
+    if packed is None or not packed.is_dir():
+        raise NotRunError("TVM's runtime is not installed and none was taken along")
+    use_runtime_library_only()
+    sys.path.insert(0, str(packed))
 
 
 def check_bundle(path: Path) -> dict[str, Any]:
@@ -244,6 +271,74 @@ def check_bundle(path: Path) -> dict[str, Any]:
     timed = interleaved({"tvm": lambda: runner.run(feed), "onnxruntime_cpu": lambda: reference.run(feed)}, rounds=10)
     found = {"max_abs_error": rung.max_abs_error, "agreement": rung.agreement, "batch": manifest.entries[0].batch_size}
     return found | {name: latency.__dict__ for name, latency in timed.items()}
+
+
+def models(device: str, scratch: Path, folder: Path | None) -> dict[str, Any]:
+    """torchvision's models compiled for CUDA, 32-bit floats and halves, beside PyTorch: batch 1, 224 pixels."""
+    found = sorted((folder / MODELS).iterdir()) if folder and (folder / MODELS).is_dir() else []
+    if not found:
+        raise NotRunError("no compiled models were given: make them with --prepare on a machine with TVM's compiler")
+    if device != "gpu":
+        raise NotRunError("CUDA bundles need a GPU")
+    provide_runtime(folder)
+    results: dict[str, Any] = {path.name: time_model(path) for path in found}
+    for name in sorted({path.name.rpartition("-")[0] for path in found}):
+        results[f"{name}, torch"] = time_torch(name)
+    return results
+
+
+def time_model(path: Path) -> dict[str, float]:
+    """Largest error over the largest output, and milliseconds: on the device alone, and from host to host."""
+    from lab.runtime.tvm_runner import TvmRunner
+
+    with np.load(path / FEED, allow_pickle=False) as arrays:
+        feed, expected = ({k[3:]: arrays[k] for k in arrays.files if k.startswith(f"{kind}_")} for kind in ("in", "to"))
+    start = time.perf_counter()
+    runner = TvmRunner(path, verify=False)
+    load_s = time.perf_counter() - start
+    start = time.perf_counter()
+    outputs = runner.run(feed)
+    first_s = time.perf_counter() - start
+    errors = [np.abs(outputs[name] - array).max() / np.abs(array).max() for name, array in expected.items()]
+    call, sync = runner.on_device(feed)
+    times = {
+        "device_ms": median_ms(call, sync),
+        "host_to_host_ms": median_ms(lambda: runner.run(feed), lambda: None),
+    }
+    return {"max_rel_error": float(max(errors)), "load_s": load_s, "first_s": first_s} | times
+
+
+def time_torch(name: str) -> dict[str, float]:
+    """PyTorch's milliseconds on the device, channels_last: called layer by layer, and replayed as one CUDA graph."""
+    import torch
+    import torchvision
+
+    torch.backends.cudnn.benchmark = True
+    results = {}
+    for precision in ("float32", "tf32", "float16"):
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+        kind = torch.float16 if precision == "float16" else torch.float32
+        net = torchvision.models.get_model(name, weights=None).eval().cuda().to(kind, memory_format=torch.channels_last)
+        x_NCHW = torch.randn(1, 3, 224, 224, device="cuda").to(kind, memory_format=torch.channels_last)
+        with torch.inference_mode():
+            results[f"{precision} eager_ms"] = median_ms(lambda: net(x_NCHW), torch.cuda.synchronize)  # noqa: B023
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                net(x_NCHW)
+            results[f"{precision} graph_ms"] = median_ms(graph.replay, torch.cuda.synchronize)
+    return results
+
+
+def median_ms(call: Callable[[], Any], sync: Callable[[], Any], calls: int = 20, rounds: int = 7) -> float:
+    times = []
+    for _ in range(rounds + 1):
+        sync()
+        start = time.perf_counter()
+        for _ in range(calls):
+            call()
+        sync()
+        times.append((time.perf_counter() - start) / calls * 1e3)
+    return statistics.median(times[1:])
 
 
 def inference_speed(device: str, scratch: Path) -> dict[str, Any]:
@@ -270,35 +365,82 @@ def inference_speed(device: str, scratch: Path) -> dict[str, Any]:
     return results
 
 
-def prepare(folder: Path) -> None:
-    """Compile the newest run of every task for sm_90 and pack TVM's runtime, for a GPU machine without the compiler."""
-    import importlib.util
-
+def prepare(folder: Path, python: str | None) -> None:
+    """Compile the newest run of every task and some of torchvision's models, and pack TVM's runtime."""
     from lab.artifacts.rundir import list_runs
-    from lab.pipelines.compile import compile_run
-    from lab.pipelines.compile_source import CompileOptions
-    from lab.pipelines.context import OpenRun
-    from lab.pipelines.evaluate import feeds, final_split
 
     newest = {run.path.parent.name: run for run in list_runs(REPO / "runs") if run.weights.exists()}
     if not newest:
         raise MissingToolError("no trained run to take along", hint="make train")
     for run in newest.values():
-        opened = OpenRun.find(str(run.path), REPO / "runs")
-        report = compile_run(opened, "cuda:sm_90", CompileOptions())
-        target = folder / f"{run.path.parent.name}-{run.name}-sm_90"
-        shutil.copytree(report.folder, target, dirs_exist_ok=True)
-        for onnx in run.export.glob("*.onnx"):
-            shutil.copy(onnx, target)
-        task = opened.learning_task()
-        feed, _ = next(feeds(task, opened.deploy, final_split(task), batch_size=1))
-        np.savez(target / FEED, allow_pickle=False, **feed)
+        prepare_run(run.path, folder)
+    for name in MODEL_NAMES:
+        prepare_model(name, folder / MODELS)
+    pack_runtime(folder / "python", python)
+
+
+def prepare_run(path: Path, folder: Path) -> None:
+    from lab.pipelines.compile import compile_run
+    from lab.pipelines.compile_source import CompileOptions
+    from lab.pipelines.context import OpenRun
+    from lab.pipelines.evaluate import feeds, final_split
+
+    opened = OpenRun.find(str(path), REPO / "runs")
+    report = compile_run(opened, ARCH, CompileOptions())
+    target = folder / f"{path.parent.name}-{path.name}"
+    shutil.copytree(report.folder, target, dirs_exist_ok=True)
+    for onnx in opened.dir.export.glob("*.onnx"):
+        shutil.copy(onnx, target)
+    task = opened.learning_task()
+    feed, _ = next(feeds(task, opened.deploy, final_split(task), batch_size=1))
+    np.savez(target / FEED, allow_pickle=False, **feed)
+
+
+def prepare_model(name: str, folder: Path) -> None:
+    """A model of torchvision with weights of one bit each, which a GPU takes no less time for: they pack well."""
+    import torch
+    import torchvision
+
+    from lab.compile.build import compile_onnx, write_library
+    from lab.compile.targets import resolve_target
+    from lab.core.signature import Signature, TensorSpec
+    from lab.export.onnx_export import export_onnx
+    from lab.runtime.onnx_runner import OnnxRunner
+
+    torch.manual_seed(0)
+    net = torchvision.models.get_model(name, weights=None).eval()
+    with torch.no_grad():
+        for weight in (parameter for parameter in net.parameters() if parameter.ndim > 1):
+            weight.copy_(torch.randn_like(weight).sign() * (2 / weight[0].numel()) ** 0.5)
+    image, logits = (TensorSpec(n, "float32", s) for n, s in (("image", (1, 3, 224, 224)), ("logits", (1, 1000))))
+    signature = Signature((image,), (logits,))
+    with tempfile.TemporaryDirectory() as scratch:
+        path = export_onnx(net, signature, Path(scratch) / "model.onnx", opset=18)
+        feed = {"image": np.random.default_rng(0).standard_normal((1, 3, 224, 224)).astype(np.float32)}
+        expected = OnnxRunner(path, num_threads=2).run(feed)
+        for precision in ("float32", "float16"):
+            target = folder / f"{name}-{precision}"
+            compiled = compile_onnx(path, resolve_target(ARCH, precision))
+            entries = tuple(write_library(compiled, target))
+            manifest = Manifest("bundle", name, compiled.signature, target=compiled.target.info(), entries=entries)
+            manifest.with_files(target, [file for entry in entries for file in entry.files]).save(target)
+            arrays = {f"in_{k}": v for k, v in feed.items()} | {f"to_{k}": v for k, v in expected.items()}
+            np.savez(target / FEED, allow_pickle=False, **arrays)
+
+
+def pack_runtime(folder: Path, python: str | None) -> None:
+    """TVM without its compiler; and tvm-ffi, of which each Python version has its own, for `python` where given."""
     for package in RUNTIME_PACKAGES:
+        if package == "tvm_ffi" and python is not None:
+            wanted = ["--no-deps", "--only-binary=:all:", "--python-version", python, "--target", str(folder)]
+            name = f"apache-tvm-ffi=={importlib.metadata.version('apache-tvm-ffi')}"
+            subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *wanted, name], check=True)
+            continue
         spec = importlib.util.find_spec(package)
         assert spec is not None
         assert spec.submodule_search_locations is not None
         source = Path(next(iter(spec.submodule_search_locations)))
-        shutil.copytree(source, folder / "python" / package, dirs_exist_ok=True, ignore=_skip_compiler)
+        shutil.copytree(source, folder / package, dirs_exist_ok=True, ignore=_skip_compiler)
 
 
 def _skip_compiler(folder: str, names: list[str]) -> set[str]:
@@ -330,15 +472,24 @@ def run_part(name: str, part: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     return outcome
 
 
+def write_result(path: Path, device: str, part: str, outcome: dict[str, Any]) -> None:
+    """Put one part's outcome into the device's file; the other parts' earlier ones stay, each with its own date."""
+    known = json.loads(path.read_text(encoding="utf-8"))["parts"] if path.exists() else {}
+    outcome = {"created": now(), "host_cpu": cpu_name(), "versions": versions()} | outcome
+    write_json(path, {"device": device, "parts": known | {part: outcome}})
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundles", type=Path, help="folder made by --prepare")
     parser.add_argument("--prepare", type=Path, metavar="DIR", help="make that folder, then stop")
+    parser.add_argument("--python", help="with --prepare: the GPU machine's Python, e.g. 3.12, where it is another")
+    parser.add_argument("--parts", nargs="*", help="only these; the other parts of the result file stay")
     parser.add_argument("--cpu", action="store_true", help="try the script itself without a GPU; writes no result file")
     parser.add_argument("--output", type=Path, default=REPO / "benchmarks" / "results")
     options = parser.parse_args()
     if options.prepare:
-        prepare(options.prepare)
+        prepare(options.prepare, options.python)
         return 0
     name = gpu()
     if not name and not options.cpu:
@@ -348,25 +499,24 @@ def main() -> int:
     scratch = REPO / "build" / "gpu-check"
     shutil.rmtree(scratch, ignore_errors=True)
     parts: dict[str, Callable[[], dict[str, Any]]] = {
+        "bundles": lambda: bundles(device, scratch, options.bundles),
+        "models": lambda: models(device, scratch, options.bundles),
         "train": lambda: train(device, scratch),
         "lab against a plain loop": lambda: lab_against_plain(device, scratch),
-        "training speed": lambda: training_speed(device, scratch),
         "training step of the recipes": lambda: step_speed(device, scratch),
-        "bundles": lambda: bundles(device, scratch, options.bundles),
+        "training speed": lambda: training_speed(device, scratch),
         "inference speed": lambda: inference_speed(device, scratch),
     }
-    outcomes = {part: run_part(part, call) for part, call in parts.items()}
-    result = {
-        "device": name or "cpu",
-        "host_cpu": cpu_name(),
-        "created": now(),
-        "versions": versions(),
-        "parts": outcomes,
-    }
-    if device == "gpu":
-        path = options.output / f"gpu-check-{name.replace(' ', '-').lower()}.json"
-        write_json(path, result)
-        print(f"written: {path}")
+    unknown = set(options.parts or ()) - set(parts)
+    if unknown:
+        parser.error(f"no part called {', '.join(sorted(unknown))}; there are {', '.join(parts)}")
+    outcomes: dict[str, Any] = {}
+    path = options.output / f"gpu-check-{name.replace(' ', '-').lower()}.json"
+    for part in options.parts or parts:
+        outcomes[part] = run_part(part, parts[part])
+        if device == "gpu":  # after each: what is measured stays when the machine is taken away
+            write_result(path, name, part, outcomes[part])
+            print(f"written: {path}")
     failed = [part for part, outcome in outcomes.items() if outcome["status"] == "failed"]
     seconds = statistics.fsum(outcome["seconds"] for outcome in outcomes.values())
     print(

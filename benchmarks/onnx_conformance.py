@@ -1,6 +1,6 @@
 """ONNX's own backend node tests through the compiler: passed, refused by name, or wrong.
 
-    python benchmarks/onnx_conformance.py [--match TEXT] [--limit N] [--out FILE]
+    python benchmarks/onnx_conformance.py [--match TEXT] [--limit N] [--jobs N] [--out FILE]
 
 Each test of the `onnx` package is one operator with its inputs and expected outputs. A test that is refused as it is,
 since its operator takes axes, shapes or the like as inputs, runs again with every input but the first as a constant, as
@@ -18,6 +18,7 @@ import sys
 import tempfile
 import warnings
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from onnx import numpy_helper
 from lab.artifacts.files import write_json
 from lab.artifacts.manifest import now
 from lab.core.errors import LabError
-from lab.core.host import cpu_name, versions
+from lab.core.host import cpu_name, num_cores, versions
 from lab.core.progress import say
 
 RESULTS = Path(__file__).parent / "results" / "onnx_conformance.json"
@@ -127,32 +128,57 @@ def work(connection: Connection, match: str) -> None:
         connection.send(run_case(found[index]))
 
 
-def run_all(match: str, limit: int | None) -> dict[str, dict[str, str]]:
-    context = mp.get_context("spawn")
-    found = cases(match)[:limit]
-    rows: dict[str, dict[str, str]] = {}
-    worker: Any = None
-    for index, case in enumerate(found):
-        if worker is None:
-            ours, theirs = context.Pipe()
-            worker = context.Process(target=work, args=(theirs, match), daemon=True)
-            worker.start()
+class Worker:
+    """A process that runs one test at a time; one that dies or hangs is replaced."""
+
+    def __init__(self, match: str) -> None:
+        self.match = match
+        self.process: Any = None
+
+    def ask(self, index: int) -> tuple[str, str]:
+        if self.process is None:
+            context = mp.get_context("spawn")
+            self.connection, theirs = context.Pipe()
+            self.process = context.Process(target=work, args=(theirs, self.match), daemon=True)
+            self.process.start()
             theirs.close()
         try:
-            ours.send(index)
-            outcome, reason = ours.recv() if ours.poll(TIMEOUT_S) else (ERROR, f"no answer in {TIMEOUT_S} s")
+            self.connection.send(index)
+            if self.connection.poll(TIMEOUT_S):
+                outcome, reason = self.connection.recv()
+                return outcome, reason
+            reason = f"no answer in {TIMEOUT_S} s"
         except (EOFError, OSError):
-            outcome, reason = ERROR, "the process died"
-        if outcome == ERROR and ("no answer" in reason or "died" in reason):
-            worker.kill()
-            worker = None
-        operators = sorted({node.op_type for node in case.model.graph.node}) if case.model is not None else []
-        rows[case.name] = {"operators": ", ".join(operators), "outcome": outcome, "reason": reason}
-        if index % 50 == 49:
-            say(f"{index + 1} of {len(found)}: {dict(Counter(row['outcome'] for row in rows.values()))}")
-    if worker is not None:
-        ours.send(None)
-    return rows
+            reason = "the process died"
+        self.close()
+        return ERROR, reason
+
+    def close(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process = None
+
+
+def run_all(match: str, limit: int | None, num_jobs: int) -> dict[str, dict[str, str]]:
+    """Outcome of every test, in the order of their names; `num_jobs` processes share them."""
+    found = cases(match)[:limit]
+    rows: dict[str, dict[str, str]] = {}
+    todo = iter(range(len(found)))
+
+    def serve(_: int) -> None:
+        worker = Worker(match)
+        for index in todo:  # next() on one range iterator is atomic
+            case = found[index]
+            outcome, reason = worker.ask(index)
+            operators = sorted({node.op_type for node in case.model.graph.node}) if case.model is not None else []
+            rows[case.name] = {"operators": ", ".join(operators), "outcome": outcome, "reason": reason}
+            if len(rows) % 50 == 0:
+                say(f"{len(rows)} of {len(found)}: {dict(Counter(row['outcome'] for row in list(rows.values())))}")
+        worker.close()
+
+    with ThreadPoolExecutor(num_jobs) as threads:
+        list(threads.map(serve, range(num_jobs)))
+    return dict(sorted(rows.items()))
 
 
 def table(results: dict[str, Any]) -> str:
@@ -188,9 +214,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--match", default="", help="only tests whose name contains this")
     parser.add_argument("--limit", type=int)
+    parser.add_argument("--jobs", type=int, default=num_cores(), help="processes that share the tests")
     parser.add_argument("--out", type=Path, default=RESULTS)
     chosen = parser.parse_args()
-    rows = run_all(chosen.match, chosen.limit)
+    rows = run_all(chosen.match, chosen.limit, chosen.jobs)
     results = {"tests": rows, "cpu": cpu_name(), "versions": versions(), "created": now()}
     write_json(chosen.out, results)
     chosen.out.with_suffix(".md").write_text(table(results), encoding="utf-8")

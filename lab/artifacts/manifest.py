@@ -56,15 +56,24 @@ class TargetInfo:
     required_features: tuple[str, ...] = ()
     cuda_arch: str = ""
     num_threads: int = 0
+    precision: str = "float32"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One compiled function: the library file that holds it and the batch size it takes (0: any)."""
+    """One compiled function: the library file that holds it and the batch size it takes (0: any).
+
+    `kernels` is the file with its GPU machine code; the library holds the host's half.
+    """
 
     library: str
     batch_size: int
     function: str = MAIN
+    kernels: str | None = None
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        return (self.library, self.kernels) if self.kernels else (self.library,)
 
 
 def file_name(function: str, suffix: str) -> str:

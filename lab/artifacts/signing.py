@@ -53,7 +53,7 @@ def verify_signature(folder: Path, public_key: Path) -> None:
     found = {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
     if found - known:
         raise IntegrityError("the folder holds files that the manifest does not know", got=sorted(found - known)[:5])
-    unlisted = [entry.library for entry in manifest.entries if entry.library not in manifest.files]
+    unlisted = [name for entry in manifest.entries for name in entry.files if name not in manifest.files]
     if unlisted:
         raise IntegrityError("the manifest records no hash of what it loads", got=unlisted)
 

@@ -29,6 +29,9 @@ def command(
     ] = None,
     samples: Annotated[int | None, typer.Option("--samples", min=1, help="Samples of the parity check.")] = None,
     tolerance: Annotated[float | None, typer.Option("--tolerance", help="Largest absolute error that passes.")] = None,
+    precision: Annotated[
+        str, typer.Option("--precision", help="float32, or float16 (cuda: tensor cores, sums in 32 bits).")
+    ] = "float32",
     dump_ir: Annotated[
         Path | None, typer.Option("--dump-ir", help="Write the IR after each phase into this folder.")
     ] = None,
@@ -50,6 +53,7 @@ def command(
         tolerance=tolerance,
         dump_dir=dump_ir,
         force=force,
+        precision=precision,
     )
     if onnx is not None:
         if run is not None:
@@ -80,7 +84,7 @@ def _render(report: CompileReport, kernels: bool) -> None:
         from lab.compile.report import KernelReport, render
 
         show_grid(render(KernelReport.from_dict(report.kernels)))
-    size = sum(manifest.files[entry.library]["size_bytes"] for entry in manifest.entries)
+    size = sum(manifest.files[name]["size_bytes"] for entry in manifest.entries for name in entry.files)
     assert manifest.target is not None
     parity = [(f"parity {r.name}", _parity(r.status, r.reference, r.num_samples, r.reason)) for r in manifest.parity]
     last = manifest.parity[-1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -202,6 +202,7 @@ def write_library(compiled: Compiled, folder: Path, function: str = MAIN) -> lis
 
     Raises:
         MissingToolError: the cross-linker is missing.
+        UnsupportedError: CUDA's compiler refuses the generated kernels.
     """
     from tvm.support import cc
 
@@ -211,7 +212,33 @@ def write_library(compiled: Compiled, folder: Path, function: str = MAIN) -> lis
     link = cc.cross_compiler(linker) if linker else None
     entries = []
     for size, executable in compiled.executables.items():
-        entry = Entry(library=file_name(function, f"_b{size}.so"), batch_size=size, function=function)
+        kernels = file_name(function, f"_b{size}.cubin") if compiled.target.kind == "cuda" else None
+        entry = Entry(file_name(function, f"_b{size}.so"), size, function, kernels)
         executable.export_library(str(folder / entry.library), **({"fcompile": link} if link else {}))
+        if kernels:
+            (folder / kernels).write_bytes(gpu_code(executable, compiled.target))
         entries.append(entry)
     return entries
+
+
+def gpu_code(executable: Any, target: Target) -> bytes:
+    """The machine code of an executable's CUDA kernels; TVM stores their source, for the GPU's machine to compile.
+
+    Raises:
+        UnsupportedError: CUDA's compiler refuses them.
+    """
+    from tvm.support.nvcc import compile_cuda
+
+    sources = [module.inspect_source() for module in _imports(executable.mod) if module.kind == "cuda"]
+    if len(sources) != 1:
+        raise UnsupportedError(f"{target.name}: no GPU kernels to compile", got=f"{len(sources)} modules of them")
+    try:
+        return bytes(compile_cuda(sources[0], "cubin", arch=target.spec.cuda_arch, compiler="nvrtc"))
+    except RuntimeError as error:
+        raise UnsupportedError(f"{target.name}: the kernels do not compile", got=_last_line(error)) from error
+
+
+def _imports(module: Any) -> Iterator[Any]:
+    yield module
+    for imported in module.imports:
+        yield from _imports(imported)

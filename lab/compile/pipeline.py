@@ -22,6 +22,7 @@ from tvm.tirx import PrimFunc
 from lab.compile.passes.bound_indices import bound_indices
 from lab.compile.passes.convert_layout import convert_layout
 from lab.compile.passes.fold_batch_norm import fold_batch_norm
+from lab.compile.passes.half_precision import half_precision
 from lab.compile.passes.hoist_transposes import hoist_transposes
 from lab.compile.passes.pack_weights import pack_weights
 from lab.compile.passes.pad_channels import pad_channels
@@ -77,6 +78,8 @@ def layout(mod: IRModule, target: Target) -> tuple[IRModule, str]:
     mod = hoist_transposes(tvm.transform.Sequential(tidy)(mod))
     if target.rules == "cpu":
         mod = pad_channels(mod, target.machine.num_lanes)
+    if target.spec.precision == "float16":
+        mod = half_precision(mod)
     return tvm.transform.Sequential(tidy)(mod), note
 
 

@@ -59,7 +59,7 @@ def compile_run(opened: OpenRun, target_spec: str, options: CompileOptions) -> C
     """
     from lab.compile.targets import resolve_target
 
-    target = resolve_target(target_spec)
+    target = resolve_target(target_spec, options.precision)
     exported = export(opened)
     source = Source(exported.files(), exported.manifest, opened)
     report = _compile(source, target, opened.dir.bundle(target.name.replace(":", "-")), options)
@@ -82,7 +82,7 @@ def compile_file(onnx: Path, target_spec: str, output: Path | None, options: Com
 
     if not onnx.is_file():
         raise ConfigError(f"no ONNX file at {onnx}")
-    target = resolve_target(target_spec)
+    target = resolve_target(target_spec, options.precision)
     folder = output or Path("bundles") / f"{onnx.stem}-{target.name.replace(':', '-')}"
     return _compile(Source({MAIN: onnx}, manifest_beside(onnx), None), target, folder, options)
 
@@ -141,7 +141,7 @@ def _build(source: Source, target: Target, folder: Path, parents: dict[str, str]
         durations_s=stages.durations_s,
     )
     write_golden(folder, source.golden(manifest, options, target))
-    names = ["labels.txt", REPORT_NAME, GOLDEN_NAME, *(entry.library for entry in entries)]
+    names = ["labels.txt", REPORT_NAME, GOLDEN_NAME, *(name for entry in entries for name in entry.files)]
     manifest = manifest.with_files(folder, names)
     manifest.save(folder)
     with stages.stage("parity"):
@@ -228,7 +228,7 @@ def _track(opened: OpenRun, report: CompileReport) -> None:
     )
     rung = manifest.parity[-1]
     measured = {
-        "size_mb": sum(manifest.files[entry.library]["size_bytes"] for entry in manifest.entries) / 1e6,
+        "size_mb": sum(manifest.files[name]["size_bytes"] for entry in manifest.entries for name in entry.files) / 1e6,
         "compile_s": manifest.durations_s["compile"],
         "max_abs_error": rung.max_abs_error,
         "agreement": rung.agreement,

@@ -39,6 +39,7 @@ class CompileOptions:
     tolerance: float | None = None
     dump_dir: Path | None = None
     force: bool = False
+    precision: str = "float32"
 
     def recorded(self) -> dict[str, Any]:
         shapes = {name: list(shape) for name, shape in (self.input_shapes or {}).items()}

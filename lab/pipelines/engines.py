@@ -72,7 +72,7 @@ def _bundle(path: Path) -> Engine:
         return models.bundle_model(path, manifest, loop_of(manifest), num_threads=num_threads)
 
     def size(opened: OpenRun) -> int:
-        return sum(int(manifest.files[entry.library]["size_bytes"]) for entry in manifest.entries)
+        return sum(int(manifest.files[name]["size_bytes"]) for entry in manifest.entries for name in entry.files)
 
     return Engine(f"tvm {path.name}", open_it, size, _why_not_here(manifest))
 

@@ -24,6 +24,8 @@ GPU_RULES = LazyTable(
     {
         "rows": "lab.compile.schedules.rows:on_gpu",
         "recurrent": "lab.compile.schedules.recurrent:on_gpu",
+        "gemm": "lab.compile.schedules.gemm_gpu:schedule",
+        "window": "lab.compile.schedules.dlight:window",
         "dlight.matmul": "lab.compile.schedules.dlight:matmul",
         "dlight.gemv": "lab.compile.schedules.dlight:gemv",
         "dlight.reduction": "lab.compile.schedules.dlight:reduction",

@@ -13,15 +13,15 @@ TARGETS = LazyTable(
 )
 
 
-def resolve_target(name: str) -> Target:
+def resolve_target(name: str, precision: str = "float32") -> Target:
     """The target called `name`: a family, or "family:model".
 
     Raises:
-        ConfigError: unknown family or model; the message lists what there is.
+        ConfigError: unknown family or model, or a precision it does not have; the message lists what there is.
     """
     family, _, model = name.partition(":")
     target: Target = TARGETS[family](model or None)
-    return target
+    return target.with_precision(precision)
 
 
 __all__ = ["TARGETS", "Target", "resolve_target"]

@@ -12,6 +12,9 @@ from lab.core.errors import ConfigError
 
 DEFAULT = "sm_90"
 OLDEST, NEWEST = 70, 90
+MULTIPROCESSORS = {"sm_70": 80, "sm_75": 40, "sm_80": 108, "sm_86": 84, "sm_87": 16, "sm_89": 58, "sm_90": 132}
+"""Of the GPU that is met most with each capability in data centres and boards: V100, T4, A100, A10, Orin, L4, H100."""
+SOME_MULTIPROCESSORS = 64
 
 
 def resolve(arch: str | None) -> Target:
@@ -31,8 +34,8 @@ def resolve(arch: str | None) -> Target:
         spec=spec,
         tvm={"kind": "cuda", "arch": chosen},
         tvm_host={"kind": "llvm", "mtriple": triple},
-        machine=Machine(num_lanes=32, num_registers=255),
+        machine=Machine(num_lanes=32, num_registers=255, num_cores=MULTIPROCESSORS.get(chosen, SOME_MULTIPROCESSORS)),
         rules="gpu",
-        layout="NCHW",
+        layout="NHWC",
         tolerance=1e-3,
     )

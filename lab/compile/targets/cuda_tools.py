@@ -11,7 +11,10 @@ from lab.core.errors import MissingToolError
 
 STANDARD_HEADER = Path("cuda") / "std" / "cstdint"
 RUNTIME_HEADER = "cuda_runtime.h"
-HINT = "pip install cuda-bindings nvidia-cuda-nvrtc nvidia-cuda-runtime nvidia-cuda-cccl, or install a CUDA toolkit"
+HINT = (
+    "pip install cuda-bindings nvidia-cuda-nvrtc nvidia-cuda-runtime nvidia-cuda-crt nvidia-cuda-cccl, "
+    "or install a CUDA toolkit"
+)
 
 
 def prepare(arch: str) -> None:

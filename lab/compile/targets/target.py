@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from lab.artifacts.manifest import TargetInfo
 from lab.compile.targets.machine import Machine
 from lab.core import host
+from lab.core.errors import ConfigError
 
 Layout = Literal["NHWC", "NCHW"]
+HALF_TOLERANCE = 2e-2
+"""Halves round at 5e-4; a network's layers add up to tens of that. Its predictions are compared besides."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,22 @@ class Target:
     tolerance: float = 1e-4
     tvm_host: Mapping[str, Any] = field(default_factory=dict)
 
+    def with_precision(self, precision: str) -> Target:
+        """This target computing in `precision`.
+
+        Raises:
+            ConfigError: it gains nothing there, so there are no kernels for it.
+        """
+        if precision == self.spec.precision:
+            return self
+        if self.kind != "cuda" or precision != "float16":
+            raise ConfigError(
+                f"no kernels of precision {precision} for {self.name}", got=precision,
+                expected="float32" + (" or float16" if self.kind == "cuda" else ""),
+            )  # fmt: skip
+        spec = replace(self.spec, name=f"{self.name}+{precision}", precision=precision)
+        return replace(self, spec=spec, tolerance=HALF_TOLERANCE)
+
     @property
     def name(self) -> str:
         return self.spec.name
@@ -46,7 +65,7 @@ class Target:
     def describe(self) -> str:
         """The machine in words, for a status line."""
         if self.kind == "cuda":
-            return f"NVIDIA {self.spec.cuda_arch}, host {self.spec.arch}"
+            return f"NVIDIA {self.spec.cuda_arch}, {self.spec.precision}, host {self.spec.arch}"
         bits = self.machine.num_lanes * 32
         return f"{self.spec.arch}, {self.spec.mcpu}, {bits}-bit vectors"
 
