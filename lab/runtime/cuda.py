@@ -42,8 +42,15 @@ def machine_code(kernels: Path) -> Iterator[None]:
     import tvm_ffi
 
     with _LOCK:  # the callback is the process's
+        before = tvm_ffi.get_global_func(COMPILE, allow_missing=True)
         tvm_ffi.register_global_func(COMPILE, lambda source: kernels.read_bytes(), override=True)
-        yield
+        try:
+            yield
+        finally:
+            if before is None:
+                tvm_ffi.registry.remove_global_func(COMPILE)
+            else:
+                tvm_ffi.register_global_func(COMPILE, before, override=True)
 
 
 def _load_sidecar() -> str:

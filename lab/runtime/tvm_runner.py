@@ -142,6 +142,12 @@ class TvmRunner:
     def _load(self, path: Path, entry: Entry) -> Any:
         from tvm.runtime.vm import VirtualMachine
 
+        target = self.manifest.target
+        if target is not None and target.kind == "cuda" and not entry.kernels:
+            raise ArtifactError(
+                "the bundle holds no machine code of its GPU kernels", got=f"{entry.library} alone",
+                hint="it comes from an older version: compile it again",
+            )  # fmt: skip
         with cuda.machine_code(path / entry.kernels) if entry.kernels else nullcontext():
             module = self._tvm.load_module(str(path / entry.library))
         devices = (

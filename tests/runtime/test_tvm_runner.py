@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from lab.artifacts.manifest import Manifest
 from lab.core import host
 from lab.core.errors import ArtifactError, ConfigError, DataError, IncompatibleError, IntegrityError, MissingToolError
-from lab.runtime import open_bundle, threads
-from lab.runtime.tvm_runner import check_cpu
+from lab.runtime import cuda, open_bundle, threads
+from lab.runtime.tvm_runner import TvmRunner, check_cpu
 from tests.compile.graphs import Graph
 from tests.runtime.conftest import make_bundle
 
@@ -202,3 +202,21 @@ def test_a_bundle_runs_where_the_compiler_is_absent(bundle: Path, tmp_path: Path
     runner = open_bundle(bundle)
     (expected,) = runner.run(runner.signature.example_inputs({"batch": 3}, seed=4)).values()
     np.testing.assert_allclose(told["output"], expected, atol=1e-6)
+
+
+def test_kernels_of_a_gpu_come_from_the_bundle(tmp_path: Path) -> None:
+    """TVM asks this function for the machine code of a library's kernels, while it loads it."""
+    tvm_ffi = pytest.importorskip("tvm_ffi")
+    (tmp_path / "model_b1.cubin").write_bytes(b"code")
+    before = tvm_ffi.get_global_func(cuda.COMPILE, allow_missing=True)
+    with cuda.machine_code(tmp_path / "model_b1.cubin"):
+        assert bytes(tvm_ffi.get_global_func(cuda.COMPILE)("source")) == b"code"
+    after = tvm_ffi.get_global_func(cuda.COMPILE, allow_missing=True)
+    assert (after is None) == (before is None)
+
+
+def test_a_gpu_bundle_without_machine_code_says_so(bundle: Path, tmp_path: Path) -> None:
+    runner = object.__new__(TvmRunner)
+    runner.manifest = Manifest.load(rewritten(bundle, tmp_path / "old", kind="cuda"))
+    with pytest.raises(ArtifactError, match="machine code"):
+        runner._load(tmp_path / "old", runner.manifest.entries[0])
