@@ -14,6 +14,7 @@ from lab.compile.frontend.converters import installed
 from lab.compile.frontend.fold_shapes import fold_shapes
 from lab.compile.frontend.functions import inline_functions
 from lab.compile.frontend.operators import check_operators
+from lab.compile.frontend.refusals import check_attributes
 from lab.compile.frontend.shapes import BATCH, with_shapes
 from lab.core.errors import ArtifactError, UnsupportedError
 from lab.core.signature import Dim, Signature
@@ -45,17 +46,20 @@ def import_model(model: onnx.ModelProto, signature: Signature, batch_size: int) 
     """The Relax module of `model` at one batch size: `main(inputs in signature order) -> output or tuple of outputs`.
 
     Raises:
-        UnsupportedError: TVM's converter refuses a node (an attribute or a shape it does not handle).
+        UnsupportedError: a node has attributes or shapes that would be converted wrongly, or that TVM's converter
+            refuses.
     """
     dims: dict[Dim, Dim] = {BATCH: batch_size}
     shapes = {spec.name: [dims.get(dim, dim) for dim in spec.shape] for spec in signature.inputs}
     from tvm.relax.frontend.onnx import from_onnx
 
+    model = fold_shapes(with_shapes(model, shapes))
+    check_attributes(model)
     printed = io.StringIO()
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(printed), installed():
             warnings.simplefilter("ignore")  # the importer warns of every name it rewrites
-            mod = from_onnx(fold_shapes(with_shapes(model, shapes)))
+            mod = from_onnx(model)
     except UnsupportedError:  # one of our converters refuses, and says why
         raise
     except Exception as error:  # the importer raises whatever its hundred converters raise

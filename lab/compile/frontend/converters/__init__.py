@@ -15,13 +15,22 @@ from lab.core.tables import LazyTable
 CONVERTERS = LazyTable(
     "ONNX converter",
     {
+        "BitShift": "lab.compile.frontend.converters.simple:bit_shift",
         "Clip": "lab.compile.frontend.converters.clip:convert",
+        "ConvTranspose": "lab.compile.frontend.converters.simple:conv_transpose",
+        "Dropout": "lab.compile.frontend.converters.simple:dropout",
         "Equal": "lab.compile.frontend.converters.equal:convert",
+        "Expand": "lab.compile.frontend.converters.simple:expand",
         "GRU": "lab.compile.frontend.converters.recurrent:gru",
+        "IsInf": "lab.compile.frontend.converters.simple:is_inf",
         "LSTM": "lab.compile.frontend.converters.recurrent:lstm",
+        "LayerNormalization": "lab.compile.frontend.converters.simple:layer_normalization",
         "NmsKeep": "lab.compile.frontend.converters.nms_keep:convert",
         "Pad": "lab.compile.frontend.converters.pad:convert",
         "RNN": "lab.compile.frontend.converters.recurrent:rnn",
+        "ReduceMax": "lab.compile.frontend.converters.simple:reduce_max",
+        "ReduceMin": "lab.compile.frontend.converters.simple:reduce_min",
+        "Shape": "lab.compile.frontend.converters.simple:shape",
     },
 )
 
