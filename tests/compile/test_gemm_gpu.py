@@ -10,7 +10,7 @@ import pytest
 
 from lab.artifacts.manifest import Manifest
 from lab.compile.build import Compiled, compile_onnx, write_library
-from lab.compile.schedules import gemm_gpu as gemm
+from lab.compile.schedules import gemm_plan as gemm
 from lab.compile.targets import resolve_target
 from lab.compile.targets.cuda_tools import prepare
 from lab.compile.targets.target import has_gpu
