@@ -44,7 +44,16 @@ WEIGHT = RNG.standard_normal((2, 2, 3, 3)).astype(np.float32)
 HIDDEN = np.where(np.arange(24).reshape(2, 3, 4) < 4, -np.inf, X).astype(np.float32)
 BOOL, FLOAT, INT64 = TensorProto.BOOL, TensorProto.FLOAT, TensorProto.INT64
 
+SERIES = RNG.standard_normal((2, 6, 19)).astype(np.float32)
+TAPS = RNG.standard_normal((8, 3, 5)).astype(np.float32)
+GROUPED = RNG.standard_normal((1, 68, 9, 9)).astype(np.float32)
+GROUPED_WEIGHT = (RNG.standard_normal((40, 17, 3, 3)) / 12).astype(np.float32)
+
 RIGHT: dict[str, tuple] = {  # type: ignore[type-arg]
+    "convolution of a series": (
+        "Conv", SERIES, (TAPS, TAPS[:, 0, 0]), {"group": 2, "strides": [2], "dilations": [2], "pads": [3, 1]}
+    ),
+    "convolution in groups": ("Conv", GROUPED, (GROUPED_WEIGHT,), {"group": 4, "strides": [2, 1], "pads": [1] * 4}),
     "convolution to a shape": ("ConvTranspose", IMAGE, (WEIGHT,), {"output_shape": [6, 7], "strides": [2, 2]}),
     "convolution to a larger shape": ("ConvTranspose", IMAGE, (WEIGHT,), {"output_shape": [8, 8], "strides": [2, 2]}),
     "mask of dropout": ("Dropout", X, (), {"outputs": (FLOAT, BOOL)}),
@@ -87,6 +96,12 @@ def test_what_would_be_converted_wrongly_is_refused_by_name(told: str, tmp_path:
     path = one_node(tmp_path / "model.onnx", op, x, *constants, **options)
     with pytest.raises(UnsupportedError, match=rf"(?s){op} \(the_node\).*{told}"):
         compile_onnx(path, resolve_target("x86"), progress=quiet)
+
+
+def test_a_convolution_in_groups_is_tiled(tmp_path: Path) -> None:
+    op, x, constants, options = RIGHT["convolution in groups"]
+    path = one_node(tmp_path / "model.onnx", op, x, *constants, **options)
+    assert compile_onnx(path, resolve_target("x86"), progress=quiet).report.num_kernels()["conv2d_direct"] == 1
 
 
 def test_expansion_to_a_computed_shape_is_refused(tmp_path: Path) -> None:

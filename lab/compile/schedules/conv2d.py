@@ -40,6 +40,8 @@ from lab.compile.schedules.tiling import (
 from lab.compile.targets.machine import Machine
 
 FLOAT_BYTES = 4
+CONVOLUTIONS = ("conv2d_nhwc", "group_conv2d_nhwc")
+MIN_GROUP = 4  # input channels of a group; with fewer there is nothing to share between outputs
 MIN_CHUNK = 64  # input channels; with fewer, storing what was summed up costs more than the cache gives
 
 
@@ -51,7 +53,7 @@ def schedule(kernel: Kernel, machine: Machine) -> Scheduled:
     """
     sch = Schedule(kernel.func)
     blocks = blocks_of(sch)
-    at = next((i for i, block in enumerate(blocks) if block.name.startswith("conv2d_nhwc")), None)
+    at = next((i for i, block in enumerate(blocks) if block.name.startswith(CONVOLUTIONS)), None)
     if at is None or len(blocks[at].kinds) != 7:
         raise DoesNotFit("not a two-dimensional NHWC convolution")
     pads, conv, epilogue = blocks[:at], blocks[at], blocks[at + 1 :]
@@ -61,7 +63,8 @@ def schedule(kernel: Kernel, machine: Machine) -> Scheduled:
     dilated = bool(pads) and max(_dilation(sch, conv)) > 1
     if dilated:
         sch.compute_inline(pads[-1].handle)
-    tile = choose_tile(sizes[2], sizes[3], machine)
+    num_groups = _groups(sch, conv, sizes)
+    tile = choose_tile(sizes[2], sizes[3] // num_groups, machine)
     packings = _pack_weights(sch, conv, kernel, tile)
     tiled = _tile(sch, conv, epilogue, tile, sizes, machine)
     note = f"tile {tile.num_rows}x{tile.num_columns}"
@@ -76,6 +79,19 @@ def schedule(kernel: Kernel, machine: Machine) -> Scheduled:
     if index is not None and tiled.ahead is not None and fetch_ahead(func.params[index], machine):
         func = prefetch_weights(func, conv.name, index, tiled.ahead)
     return Scheduled(func, packings, note=note)
+
+
+def _groups(sch: Schedule, conv: Block, sizes: list[int]) -> int:
+    """Groups that the channels fall into. A tile of outputs lies within one, so that its inputs are the same channels.
+
+    Raises:
+        DoesNotFit: a group has too few channels to reduce; depthwise convolution has one.
+    """
+    if not conv.name.startswith("group_"):
+        return 1
+    if sizes[6] < MIN_GROUP:
+        raise DoesNotFit(f"groups of {sizes[6]} input channels")
+    return int(sch.get(conv.handle).reads[0].source.shape[3]) // sizes[6]
 
 
 def _dilation(sch: Schedule, conv: Block) -> list[int]:

@@ -16,7 +16,7 @@ from lab.compile.schedules.kernel import Block, DoesNotFit, assumed, divisors, e
 from lab.compile.targets.machine import Machine
 
 MAX_COLUMNS = 8  # vectors of one tile; more only lengthen the code
-ODD_VECTOR_COST = 4  # vectors that are no power of two live in memory, not in registers
+ODD_VECTOR_COST = 16  # vectors that are no power of two live in memory, not in registers
 WEIGHT_LOAD_COST = 3  # loads from the first-level cache; weights stream from the second or third
 UNROLL = 4
 STEPS_PER_REQUEST = 32  # of a reduction, between two requests for the weights that come next

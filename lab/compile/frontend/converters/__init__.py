@@ -17,6 +17,7 @@ CONVERTERS = LazyTable(
     {
         "BitShift": "lab.compile.frontend.converters.simple:bit_shift",
         "Clip": "lab.compile.frontend.converters.clip:convert",
+        "Conv": "lab.compile.frontend.converters.conv1d:convert",
         "ConvTranspose": "lab.compile.frontend.converters.simple:conv_transpose",
         "Dropout": "lab.compile.frontend.converters.simple:dropout",
         "Equal": "lab.compile.frontend.converters.equal:convert",
