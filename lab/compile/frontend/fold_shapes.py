@@ -20,7 +20,18 @@ MAX_ELEMENTS = 64  # shapes are short; weights are not computed here
 
 
 def fold_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Replace Shape of a known shape, and small operators on constants alone, by constants. Changes `model`."""
+    """Replace Shape of a known shape, and small operators on constants alone, by constants. Changes `model`.
+
+    A Reshape whose target became a constant has a known shape now: it is gone through until nothing more becomes known.
+    """
+    num_nodes = len(model.graph.node) + 1
+    while len(model.graph.node) < num_nodes:
+        num_nodes = len(model.graph.node)
+        _fold_once(model)
+    return model
+
+
+def _fold_once(model: onnx.ModelProto) -> None:
     shapes = _known_shapes(model)
     small = {
         tensor.name: numpy_helper.to_array(tensor)
@@ -38,7 +49,6 @@ def fold_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
             model.graph.initializer.append(numpy_helper.from_array(value, node.output[0]))
     del model.graph.node[:]
     model.graph.node.extend(left)
-    return model
 
 
 def _known_shapes(model: onnx.ModelProto) -> dict[str, list[int]]:
