@@ -54,6 +54,11 @@ class RunDir:
         return self.path / "plots"
 
     @property
+    def quantized(self) -> Path:
+        """The export's 8-bit copy."""
+        return self.path / "quantized"
+
+    @property
     def export(self) -> Path:
         return self.path / "export"
 

@@ -30,7 +30,12 @@ def command(
     samples: Annotated[int | None, typer.Option("--samples", min=1, help="Samples of the parity check.")] = None,
     tolerance: Annotated[float | None, typer.Option("--tolerance", help="Largest absolute error that passes.")] = None,
     precision: Annotated[
-        str, typer.Option("--precision", help="float32, or float16 (cuda: tensor cores, sums in 32 bits).")
+        str,
+        typer.Option(
+            "--precision",
+            help="float32; float16 (cuda: tensor cores, sums in 32 bits); int8 (x86 with VNNI: calibrated on the run's "
+            "validation data, refused where the metric loses more than quantize.max_loss).",
+        ),
     ] = "float32",
     dump_ir: Annotated[
         Path | None, typer.Option("--dump-ir", help="Write the IR after each phase into this folder.")

@@ -24,6 +24,8 @@ from lab.compile.passes.convert_layout import convert_layout
 from lab.compile.passes.fold_batch_norm import fold_batch_norm
 from lab.compile.passes.half_precision import half_precision
 from lab.compile.passes.hoist_transposes import hoist_transposes
+from lab.compile.passes.integer_graph import integer_graph
+from lab.compile.passes.integer_products import integer_products
 from lab.compile.passes.pack_weights import pack_weights
 from lab.compile.passes.pad_channels import pad_channels
 from lab.compile.passes.replace_operators import replace_operators
@@ -32,7 +34,7 @@ from lab.compile.report import KernelRow
 from lab.compile.targets import Target
 
 NOALIAS = "tirx.noalias"
-GRAPH_PASSES = (fold_batch_norm,)
+GRAPH_PASSES = (fold_batch_norm, integer_graph)
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,8 @@ def layout(mod: IRModule, target: Target) -> tuple[IRModule, str]:
     mod = bound_indices(tvm.transform.Sequential([t.DecomposeOpsForInference(), *tidy])(mod))
     mod, note = convert_layout(mod, target.layout)
     mod = hoist_transposes(tvm.transform.Sequential(tidy)(mod))
+    if target.machine.has_dot_product:
+        mod = integer_products(mod, target.machine.num_lanes)
     if target.rules == "cpu":
         mod = pad_channels(mod, target.machine.num_lanes)
     if target.spec.precision == "float16":

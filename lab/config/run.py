@@ -144,6 +144,17 @@ class ExportConfig(LabModel):
     """Largest absolute difference of the outputs between PyTorch and ONNX Runtime."""
 
 
+class QuantizeConfig(LabModel):
+    """8-bit copies of the model, for `lab compile --precision int8`."""
+
+    samples: int = Field(256, ge=1)
+    """Validation samples that the ranges of the activations are taken from."""
+    method: Literal["minmax", "percentile", "entropy"] = "minmax"
+    """What an activation's range is: its extremes, its 99.999th percentile, or what loses least information."""
+    max_loss: float = Field(0.01, ge=0)
+    """How much of the task's monitored metric the 8 bits may cost (0.01 is one point); more fails the compile."""
+
+
 class RunConfig(LabModel):
     """The root: one training run. Tasks derive from it."""
 
@@ -162,6 +173,7 @@ class RunConfig(LabModel):
     checkpoint: CheckpointConfig = CheckpointConfig()
     tracking: TrackingConfig = TrackingConfig()
     export: ExportConfig = ExportConfig()
+    quantize: QuantizeConfig = QuantizeConfig()
 
     @field_validator("name")
     @classmethod

@@ -18,6 +18,7 @@ from lab.pipelines.compile_source import BATCH, CompileOptions, Source, manifest
 from lab.pipelines.context import OpenRun, existing_artifact
 from lab.pipelines.export import export
 from lab.pipelines.parity import Climbed, climb, not_run, require
+from lab.pipelines.quantize import quantized
 from lab.runtime import models
 from lab.tasks import loop_of
 
@@ -62,6 +63,8 @@ def compile_run(opened: OpenRun, target_spec: str, options: CompileOptions) -> C
     target = resolve_target(target_spec, options.precision)
     exported = export(opened)
     source = Source(exported.files(), exported.manifest, opened)
+    if options.precision == "int8":
+        source = quantized(opened, source)
     report = _compile(source, target, opened.dir.bundle(target.name.replace(":", "-")), options)
     if not report.skipped:
         _track(opened, report)
@@ -79,10 +82,16 @@ def compile_file(onnx: Path, target_spec: str, output: Path | None, options: Com
         UnsupportedError: operators or dynamic sizes the compiler lacks, listed one by one.
     """
     from lab.compile.targets import resolve_target
+    from lab.export.quantize import is_quantized
 
     if not onnx.is_file():
         raise ConfigError(f"no ONNX file at {onnx}")
     target = resolve_target(target_spec, options.precision)
+    if options.precision == "int8" and not is_quantized(onnx):
+        raise ConfigError(
+            "a file alone cannot be quantised: calibration needs the task's data", got=onnx,
+            expected="a run, or an ONNX file with QuantizeLinear and DequantizeLinear", hint="lab compile RUN --precision int8",
+        )  # fmt: skip
     folder = output or Path("bundles") / f"{onnx.stem}-{target.name.replace(':', '-')}"
     return _compile(Source({MAIN: onnx}, manifest_beside(onnx), None), target, folder, options)
 

@@ -14,10 +14,14 @@ from lab.compile.schedules.kernel import Packing
 
 
 def pack(array: np.ndarray, packing: Packing) -> np.ndarray:
-    """`[..., K, ...]` -> `[K / tile, ..., ..., tile]`: the axis' blocks first, its lanes last."""
-    axis, tile = packing.axis, packing.tile
+    """`[..., K, ...]` -> `[K / tile, ..., ..., tile]`: the axis' blocks first, its lanes last, then groups of C."""
+    axis, tile, group = packing.axis, packing.tile, packing.group
     split = array.reshape(*array.shape[:axis], array.shape[axis] // tile, tile, *array.shape[axis + 1 :])
-    return np.ascontiguousarray(np.moveaxis(split, (axis, axis + 1), (0, -1)))
+    blocked = np.moveaxis(split, (axis, axis + 1), (0, -1))  # C is where the axis was: one before it, one behind blocks
+    if group > 1:
+        *lead, channels, rest = blocked.shape
+        blocked = np.moveaxis(blocked.reshape(*lead, channels // group, group, rest), -2, -1)
+    return np.ascontiguousarray(blocked)
 
 
 def pack_weights(mod: IRModule, packings: Mapping[str, Mapping[int, Packing]]) -> IRModule:

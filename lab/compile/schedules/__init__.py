@@ -11,6 +11,7 @@ CPU_RULES = LazyTable(
         "rows": "lab.compile.schedules.rows:schedule",
         "recurrent": "lab.compile.schedules.recurrent:schedule",
         "resize": "lab.compile.schedules.resize:schedule",
+        "conv2d_integer": "lab.compile.schedules.conv2d_integer:schedule",
         "conv2d_winograd": "lab.compile.schedules.winograd:schedule",
         "conv2d_direct": "lab.compile.schedules.conv2d:schedule",
         "matmul": "lab.compile.schedules.matmul:schedule",

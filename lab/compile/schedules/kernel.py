@@ -26,10 +26,12 @@ class Packing:
     """A constant argument stored blocked: axis `axis` split by `tile`, its blocks first and its lanes last.
 
     `[..., K, ...]` becomes `[K / tile, ..., ..., tile]`: a kernel then streams the weights of one block of outputs.
+    With a `group`, the axis ahead of it, C, is split as well: `[K / tile, ..., C / group, tile, group]`.
     """
 
     axis: int
     tile: int
+    group: int = 1
 
 
 @dataclass(frozen=True)

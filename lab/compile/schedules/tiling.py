@@ -121,14 +121,42 @@ def accumulate_in_registers(
     Raises:
         DoesNotFit: the epilogue does not follow the block's own shape.
     """
-    handle, store = block.handle, _keep_local(sch, block, epilogue, at)
+    handle, store = block.handle, keep_local(sch, block, epilogue, at)
     _unroll_and_vectorize(sch, rows, columns, machine)
     init = sch.decompose_reduction(handle, first_reduction)
-    depth = _position(sch, handle, at) + 1
-    for block_written in (store, init):
-        inner = sch.get_loops(block_written)[depth:]
+    vectorize_tiles(sch, (store, init), _position(sch, handle, at) + 1, machine, has_rows=rows is not None)
+
+
+def accumulate_by_instruction(
+    sch: Schedule,
+    block: Block,
+    epilogue: Sequence[Block],
+    machine: Machine,
+    *,
+    at: Any,
+    instruction: tuple[Any, str],
+    first_reduction: Any,
+) -> None:
+    """Like `accumulate_in_registers`, with a tensor intrinsic, given with the loop it replaces, as the inner kernel.
+
+    Raises:
+        DoesNotFit: the epilogue does not follow the block's own shape.
+    """
+    store = keep_local(sch, block, epilogue, at)
+    init = sch.decompose_reduction(block.handle, first_reduction)
+    vectorize_tiles(sch, (store,), _position(sch, block.handle, at) + 1, machine, has_rows=True)
+    *_, vectors, lanes = sch.get_loops(init)
+    sch.unroll(vectors)
+    sch.vectorize(lanes)
+    sch.tensorize(*instruction)
+
+
+def vectorize_tiles(sch: Schedule, blocks: Sequence[Any], depth: int, machine: Machine, *, has_rows: bool) -> None:
+    """Unroll and vectorise the loops of `blocks` below the outermost `depth`: rows, where there are some, and columns."""
+    for written in blocks:
+        inner = sch.get_loops(written)[depth:]
         if inner:
-            _unroll_and_vectorize(sch, inner[-2] if rows is not None and len(inner) > 1 else None, inner[-1], machine)
+            _unroll_and_vectorize(sch, inner[-2] if has_rows and len(inner) > 1 else None, inner[-1], machine)
 
 
 def accumulate_over_chunks(
@@ -149,13 +177,13 @@ def accumulate_over_chunks(
     Raises:
         DoesNotFit: the epilogue does not follow the block's own shape.
     """
-    handle, store = block.handle, _keep_local(sch, block, epilogue, at)
+    handle, store = block.handle, keep_local(sch, block, epilogue, at)
     _unroll_and_vectorize(sch, rows, columns, machine)
     for other in (store, sch.decompose_reduction(handle, chunks)):
         vectorize_last(sch, other, machine)
 
 
-def _keep_local(sch: Schedule, block: Block, epilogue: Sequence[Block], at: Any) -> Any:
+def keep_local(sch: Schedule, block: Block, epilogue: Sequence[Block], at: Any) -> Any:
     """Results of `block` in a buffer of loop `at`; the block that writes memory there. Raises DoesNotFit."""
     if epilogue:
         for inner in epilogue[:-1]:

@@ -16,6 +16,8 @@ class Machine:
     num_cores: int = 2
     broadcasts_from_memory: bool = False
     """Whether a multiply-add can take one of its operands as a scalar in memory, broadcast to all lanes (AVX-512)."""
+    has_dot_product: bool = False
+    """Whether an instruction adds the products of four unsigned and four signed bytes to each 32-bit lane (VNNI)."""
 
     @property
     def num_accumulators(self) -> int:

@@ -14,6 +14,8 @@ from lab.core.errors import ConfigError
 Layout = Literal["NHWC", "NCHW"]
 HALF_TOLERANCE = 2e-2
 """Halves round at 5e-4; a network's layers add up to tens of that. Its predictions are compared besides."""
+INT8_TOLERANCE = 0.2
+"""A number that lies between two 8-bit steps falls to either side; a network's layers add up to tens of steps."""
 
 
 @dataclass(frozen=True)
@@ -42,13 +44,18 @@ class Target:
         """
         if precision == self.spec.precision:
             return self
-        if self.kind != "cuda" or precision != "float16":
+        known = {"float16": HALF_TOLERANCE} if self.kind == "cuda" else {}
+        if self.machine.has_dot_product:
+            known["int8"] = INT8_TOLERANCE
+        if precision not in known:
+            lacking = f"{self.spec.mcpu or self.name} has no 8-bit dot-product instruction; name a CPU that has one, "
             raise ConfigError(
                 f"no kernels of precision {precision} for {self.name}", got=precision,
-                expected="float32" + (" or float16" if self.kind == "cuda" else ""),
+                expected=" or ".join(["float32", *known]),
+                hint=lacking + "e.g. x86:znver4 or x86:icelake-server" if precision == "int8" else None,
             )  # fmt: skip
         spec = replace(self.spec, name=f"{self.name}+{precision}", precision=precision)
-        return replace(self, spec=spec, tolerance=HALF_TOLERANCE)
+        return replace(self, spec=spec, tolerance=known[precision])
 
     @property
     def name(self) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from lab.artifacts.manifest import TargetInfo
 from lab.compile.targets.machine import Machine
 from lab.compile.targets.target import Target
@@ -65,8 +67,10 @@ def required_features(mcpu: str) -> tuple[str, ...]:
 
 def _machine(required: tuple[str, ...]) -> Machine:
     if "avx512f" in required:
-        return AVX512
-    return AVX2 if "avx2" in required and "fma" in required else SSE
+        return replace(AVX512, has_dot_product="avx512_vnni" in required)
+    if "avx2" in required and "fma" in required:
+        return replace(AVX2, has_dot_product="avx_vnni" in required)
+    return SSE
 
 
 def _known(mcpu: str) -> str:

@@ -16,6 +16,7 @@ CONVERTERS = LazyTable(
     "ONNX converter",
     {
         "BitShift": "lab.compile.frontend.converters.simple:bit_shift",
+        "Cast": "lab.compile.frontend.converters.cast:convert",
         "Clip": "lab.compile.frontend.converters.clip:convert",
         "Conv": "lab.compile.frontend.converters.conv1d:convert",
         "ConvTranspose": "lab.compile.frontend.converters.simple:conv_transpose",

@@ -1,0 +1,114 @@
+"""Direct convolution of 8-bit numbers by dot-product instructions, with whatever follows it in registers.
+
+Like `conv2d`, but for groups of four input channels: a tile of `num_rows` output positions x vectors of outputs stays in
+registers; each step loads a group's weights once and broadcasts four bytes of input per position.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import prod
+from typing import Any
+
+from tvm.s_tir import Schedule
+
+from lab.compile.kernels.integer_conv import DEPTH, PAD, PRODUCT
+from lab.compile.schedules.dot_product import register
+from lab.compile.schedules.kernel import (
+    Block,
+    DoesNotFit,
+    Kernel,
+    Packing,
+    Scheduled,
+    blocks_of,
+    constant_argument,
+    extent,
+)
+from lab.compile.schedules.tiling import (
+    L1_SHARE,
+    Tile,
+    accumulate_by_instruction,
+    choose_tile,
+    parallel_outer,
+    rows_per_task,
+    split,
+    vectorize_last,
+)
+from lab.compile.targets.machine import Machine
+
+UNROLL = 2  # groups of channels
+
+
+def schedule(kernel: Kernel, machine: Machine) -> Scheduled:
+    """Schedule one convolution of 8-bit numbers with whatever was fused behind it.
+
+    Raises:
+        DoesNotFit: there is no such convolution, or its neighbours do not follow its shape.
+    """
+    sch = Schedule(kernel.func)
+    blocks = blocks_of(sch)
+    product = next((block for block in blocks if block.name.startswith(PRODUCT)), None)
+    if product is None:
+        raise DoesNotFit("not a convolution of 8-bit numbers")
+    pad = next((block for block in blocks if block.name.startswith(PAD)), None)
+    epilogue = [block for block in blocks if block is not product and block is not pad]
+    sizes = [extent(sch, loop) for loop in sch.get_loops(product.handle)]
+    # The input's broadcast takes a register: the instruction's operand in memory is the weights.
+    tile = choose_tile(sizes[2], sizes[3], replace(machine, broadcasts_from_memory=False))
+    if tile.num_columns % machine.num_lanes:
+        raise DoesNotFit(f"{sizes[3]} outputs do not fill vectors")
+    packings = _pack_weights(sch, product, kernel, tile)
+    _tile(sch, product, pad, epilogue, tile, sizes, machine)
+    return Scheduled(sch.mod["main"], packings, note=f"tile {tile.num_rows}x{tile.num_columns}, 8-bit dot products")
+
+
+def _pack_weights(sch: Schedule, product: Block, kernel: Kernel, tile: Tile) -> dict[int, Packing]:
+    """RSCK -> [K/tile]RS[C/4][tile][4], what one instruction reads lying together.
+
+    Raises:
+        DoesNotFit: the weights are no constant, so they cannot be stored that way.
+    """
+    index = constant_argument(kernel, sch.get(product.handle).reads[1].source)
+    if index is None:
+        raise DoesNotFit("the weights are not a constant")
+    columns = tile.num_columns
+    sch.transform_layout(
+        product.handle, ("read", 1), lambda r, s, c, k: (k // columns, r, s, c // DEPTH, k % columns, c % DEPTH)
+    )
+    return {index: Packing(axis=3, tile=columns, group=DEPTH)}
+
+
+def _tile(
+    sch: Schedule, product: Block, pad: Block | None, epilogue: list[Block], tile: Tile, sizes: list[int],
+    machine: Machine,
+) -> None:  # fmt: skip
+    n, y, x, k, r, s, c = sch.get_loops(product.handle)
+    num_n, num_y, num_x, num_k, num_r, num_s, num_c = sizes
+    k_outer, k_inner = split(sch, k, tile.num_columns)
+    vectors, lanes = split(sch, k_inner, machine.num_lanes)
+    x_outer, x_inner = split(sch, x, tile.num_rows)
+    groups, group = split(sch, c, DEPTH)
+    c_outer, c_inner = split(sch, groups, UNROLL if num_c // DEPTH % UNROLL == 0 else 1)
+    limit = machine.l2_bytes // L1_SHARE // (num_x * num_c)
+    y_outer, y_inner = split(sch, y, rows_per_task(num_y, num_n * (num_k // tile.num_columns), limit, machine))
+    # Whatever is larger stays in cache between neighbouring tasks: one block of weights, or one image.
+    weights_are_larger = num_r * num_s * num_c * num_k > machine.l2_bytes // L1_SHARE
+    outer = [k_outer, n, y_outer] if weights_are_larger else [n, k_outer, y_outer]
+    sch.reorder(*outer, y_inner, x_outer, r, s, c_outer, c_inner, x_inner, vectors, lanes, group)
+    task = parallel_outer(sch, outer, work=prod(sizes) // DEPTH)
+    for loop in (c_inner, x_inner, vectors):
+        sch.unroll(loop)
+    if pad is not None:
+        _place_padding(sch, pad, task, sizes, machine)
+    accumulate_by_instruction(
+        sch, product, epilogue, machine, at=x_outer, instruction=(lanes, register(machine.num_lanes)), first_reduction=r
+    )
+
+
+def _place_padding(sch: Schedule, pad: Block, task: Any, sizes: list[int], machine: Machine) -> None:
+    """Pad inside each task where channels fill vectors; few channels are padded once, ahead of all tasks."""
+    if sizes[6] >= machine.num_lanes:
+        sch.compute_at(pad.handle, task)
+        vectorize_last(sch, pad.handle, machine)
+    else:
+        parallel_outer(sch, sch.get_loops(pad.handle)[:-2], work=prod(sizes[:3]) * sizes[6])
