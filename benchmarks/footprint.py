@@ -234,8 +234,8 @@ def table(results: dict[str, Any]) -> str:
         "# Footprint of runtimes that hold ResNet-18",
         "",
         f"{results['cpu']}, float32, batch 1, two threads; `make footprint`. Megabytes, medians of "
-        f"{results['repeats']} fresh processes. Resident is VmRSS after loading and one inference; anonymous the part of "
-        "it that is not pages of a file, which the system may drop and read again.",
+        f"{results['repeats']} fresh processes. Resident is VmRSS after loading and one inference; anonymous the part "
+        "of it that is not pages of a file, which the system may drop and read again.",
         "",
         "| runtime | installed | resident | anonymous | before the runtime was loaded | at most |",
         "|---|---|---|---|---|---|",
