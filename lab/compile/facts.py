@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from math import prod
 from typing import Any
 
@@ -45,13 +46,31 @@ class Memory:
     num_storages: int
 
 
+@dataclass(frozen=True)
+class OpenKernel:
+    """A kernel before it was scheduled; `sizes` are its variables with what its first call passes for each, in terms of
+    the graph's open dimensions: kernels name theirs as they like.
+    """
+
+    func: PrimFunc
+    sizes: tuple[tuple[Any, Any], ...]
+
+    def at(self, dims: Mapping[str, int]) -> PrimFunc:
+        """The kernel with every size that `dims` decide replaced by its number."""
+        known = [(var, value) for var, expr in self.sizes if (value := _evaluate(expr, dims)) is not None]
+        numbers = {hash(var): IntImm("int64", value) for var, value in known}
+        scalars = {p: numbers[hash(p)] for p in self.func.params if not hasattr(p, "shape") and hash(p) in numbers}
+        func = self.func.specialize(scalars) if scalars else self.func
+        return structural.structural_map(func, (Var, lambda var: numbers.get(hash(var), var)))
+
+
 @dataclass
 class Facts:
     """Of one module. Sizes that are open stay expressions until `memory` or `cost` is given their values."""
 
     layouts: Counter[tuple[str, str]] = field(default_factory=Counter)
     transforms: list[Transform] = field(default_factory=list)
-    open_kernels: dict[str, PrimFunc] = field(default_factory=dict)
+    open_kernels: dict[str, OpenKernel] = field(default_factory=dict)
     phases_s: dict[str, float] = field(default_factory=dict)
     num_packed: int = 0
     plan: list[tuple[str, int, Any]] = field(default_factory=list)
@@ -76,9 +95,22 @@ class Facts:
 
     def see_kernels(self, mod: IRModule) -> None:
         """Kernels whose cost depends on sizes that only a call knows."""
-        for var, func in mod.functions.items():
-            if isinstance(func, PrimFunc) and _open_dims(func):
-                self.open_kernels[str(var.name_hint)] = func
+        kernels = {
+            str(var.name_hint): func
+            for var, func in mod.functions.items()
+            if isinstance(func, PrimFunc) and _open_dims(func)
+        }
+
+        def visit(node: object) -> None:
+            if not isinstance(node, relax.Call) or getattr(node.op, "name", "") != "relax.call_tir":
+                return
+            name = str(node.args[0].name_hint)
+            if name in kernels and name not in self.open_kernels:
+                self.open_kernels[name] = OpenKernel(kernels[name], _sizes_at_call(kernels[name], node))
+
+        for func in mod.functions.values():
+            if isinstance(func, relax.Function):
+                relax.analysis.post_order_visit(func, visit)
 
     def see_plan(self, mod: IRModule) -> None:
         """The storages of the main function and how long each is held."""
@@ -88,8 +120,8 @@ class Facts:
 
     def cost(self, kernel: str, dims: Mapping[str, int]) -> Cost | None:
         """What a kernel of open sizes costs at these; None for a kernel whose sizes are all known."""
-        func = self.open_kernels.get(kernel)
-        return None if func is None else kernel_cost(at_sizes(func, dims))
+        found = self.open_kernels.get(kernel)
+        return None if found is None else kernel_cost(found.at(dims))
 
     def memory(self, dims: Mapping[str, int]) -> Memory | None:
         """None where a size depends on more than `dims`."""
@@ -120,11 +152,19 @@ def watched(passes: list[Any], facts: Facts) -> list[Any]:
     return [*passes[:at], watch, *passes[at:]]
 
 
-def at_sizes(func: PrimFunc, dims: Mapping[str, int]) -> PrimFunc:
-    """The kernel with the named open sizes replaced by numbers."""
-    scalars = {p: IntImm("int64", dims[p.name]) for p in func.params if not hasattr(p, "shape") and p.name in dims}
-    func = func.specialize(scalars) if scalars else func
-    return structural.structural_map(func, (Var, lambda var: _value(var, dims)))
+def _sizes_at_call(func: PrimFunc, call: Any) -> tuple[tuple[Any, Any], ...]:
+    """(variable of the kernel, expression of the call) for each that a shape or a scalar argument gives directly."""
+    out = call.ty_args[0]
+    outputs = list(out.fields) if isinstance(out, relax.TupleType) else [out]
+    types = [*(getattr(arg, "ty", None) for arg in call.args[1]), *outputs]
+    pairs: list[tuple[Any, Any]] = []
+    for param, passed, arg in zip_longest(func.params, types, list(call.args[1])):
+        if not hasattr(param, "shape"):
+            pairs.append((param, getattr(arg, "value", arg)))
+            continue
+        given = getattr(getattr(passed, "shape", None), "values", ())
+        pairs += [(dim, wanted) for dim, wanted in zip(param.shape, given, strict=False) if isinstance(dim, Var)]
+    return tuple(pairs)
 
 
 def _value(var: Any, dims: Mapping[str, int]) -> Any:

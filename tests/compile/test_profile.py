@@ -99,6 +99,21 @@ def test_costs_and_memory_at_open_sizes(of_any_length: Compiled) -> None:
     assert facts.cost("no such kernel", {}) is None
 
 
+def test_a_loop_over_time_costs_as_many_steps_as_there_are(tmp_path: Path) -> None:
+    """Its kernel names the length by itself: the call says what it is."""
+    g = Graph(["length", 1, 8])
+    weights = [g.weights(1, 64, 8), g.weights(1, 64, 16)]
+    result = g.op("LSTM", "x", *weights, hidden_size=16)
+    path = g.save(tmp_path / "m.onnx", result)
+    compiled = compile_onnx(path, resolve_target("x86"), dynamic=["length"], progress=quiet)
+    (facts,) = compiled.facts.values()
+    costs = [facts.cost("recurrent", {"length": length}) for length in (1, 9)]
+    assert costs[0] is not None
+    assert costs[1] is not None
+    assert costs[0].flops > 0
+    assert costs[1].flops == 9 * costs[0].flops
+
+
 def test_phases_are_timed(network: Compiled) -> None:
     phases = network.facts[1].phases_s
     assert list(phases) == ["import", "layout", "fuse", "schedule", "lower", "generate"]
