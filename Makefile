@@ -95,6 +95,12 @@ onnx-conformance: $(STAMP) ## The onnx package's operator tests through the comp
 third-party: $(STAMP) ## ONNX files shipped in PyPI packages, compiled and compared with ONNX Runtime
 	$(BIN)/python benchmarks/third_party_onnx.py $(ARGS)
 
+edge: $(STAMP) ## Build what a device needs into edge/: lab_run, liblab.so, lab.h, TVM's runtime (ARGS='--arch aarch64')
+	$(BIN)/lab edge $(ARGS)
+
+footprint: $(STAMP) ## Installed size and resident memory with ResNet-18: ours, ONNX Runtime, OpenVINO, PyTorch
+	$(BIN)/python benchmarks/footprint.py $(ARGS)
+
 load-test: $(STAMP) ## What the endpoint adds to a model, beside FastAPI, LitServe and mlflow models serve
 	$(BIN)/python benchmarks/load_test.py $(ARGS)
 
@@ -110,4 +116,4 @@ docker-check: ## Build and try the same images without a Docker daemon (buildah,
 clean: ## Remove .venv and caches (runs/, data/ and mlflow.db stay)
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build dist *.egg-info
 
-.PHONY: help setup setup-arm train export compile bench serve ui test test-all check format bench-train bench-forecasting bench-seq2seq bench-compile onnx-conformance third-party load-test gpu-check docker docker-check clean
+.PHONY: help setup setup-arm train export compile bench serve ui test test-all check format bench-train bench-forecasting bench-seq2seq bench-compile onnx-conformance third-party edge footprint load-test gpu-check docker docker-check clean

@@ -41,6 +41,9 @@ def command(
         Path | None, typer.Option("--dump-ir", help="Write the IR after each phase into this folder.")
     ] = None,
     kernels: Annotated[bool, typer.Option("--kernels", help="Print every kernel with its schedule.")] = False,
+    html: Annotated[
+        bool, typer.Option("--report", help="Time every kernel; write report.html: roofline, layouts, memory, phases.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Compile again although nothing changed.")] = False,
     runs_dir: RunsDir = "runs",
     as_json: JsonFlag = False,
@@ -59,6 +62,7 @@ def command(
         dump_dir=dump_ir,
         force=force,
         precision=precision,
+        report=html,
     )
     if onnx is not None:
         if run is not None:
@@ -93,9 +97,11 @@ def _render(report: CompileReport, kernels: bool) -> None:
     assert manifest.target is not None
     parity = [(f"parity {r.name}", _parity(r.status, r.reference, r.num_samples, r.reason)) for r in manifest.parity]
     last = manifest.parity[-1]
+    page = [("report", report.folder / "report.html")] if "report.html" in manifest.files else []
     lines(
         [
             ("bundle", report.folder),
+            *page,
             (
                 "target",
                 f"{manifest.target.name}  {manifest.target.triple} {manifest.target.mcpu}{manifest.target.cuda_arch}",

@@ -8,7 +8,22 @@ import sys
 
 import typer
 
-from lab.cli import bench, compile, data, doctor, evaluate, export, predict, runs, schema, serve, train, transform, ui
+from lab.cli import (
+    bench,
+    compile,
+    data,
+    doctor,
+    edge,
+    evaluate,
+    export,
+    predict,
+    runs,
+    schema,
+    serve,
+    train,
+    transform,
+    ui,
+)
 from lab.core.errors import (
     ArtifactError,
     ConfigError,
@@ -53,7 +68,7 @@ for module in (train, evaluate, export, compile, bench, predict, transform, serv
     app.command(module.__name__.rpartition(".")[2])(module.command)
 app.add_typer(runs.app, name="runs")
 app.add_typer(data.app, name="data")
-for module in (doctor, schema, ui):
+for module in (doctor, edge, schema, ui):
     app.command(module.__name__.rpartition(".")[2])(module.command)
 
 

@@ -19,6 +19,7 @@ from lab.core.signature import Signature
 from lab.core.timing import Stages
 
 if TYPE_CHECKING:
+    from lab.compile.facts import Facts
     from lab.compile.pipeline import Lowered
 
 ANY_BATCH = 0
@@ -34,6 +35,8 @@ class Compiled:
     executables: dict[int, Any]
     report: KernelReport
     durations_s: dict[str, float] = field(default_factory=dict)
+    facts: dict[int, Facts] = field(default_factory=dict)
+    """By batch size, what the compile report tells of the graph."""
 
     @property
     def flops(self) -> dict[int, int]:
@@ -77,18 +80,22 @@ def compile_onnx(
     executables: dict[int, Any] = {}
     rows: list[KernelRow] = []
     notes: list[str] = []
+    facts: dict[int, Facts] = {}
     for size in sizes:
         progress(f"compiling {Path(model_path).name} for {target.name}" + (f", batch {size}" if size else ""))
         with stages.stage(f"compile_b{size}"):
-            mod = import_model(model, signature, max(size, 1))
+            phases = Stages()
+            with phases.stage("import"):
+                mod = import_model(model, signature, max(size, 1))
             folder = dump_dir / f"b{size}" if dump_dir else None
             built = _build(mod, target, folder)
-        executables[size] = built.executable
+        built.facts.phases_s = phases.durations_s | built.facts.phases_s
+        executables[size], facts[size] = built.executable, built.facts
         rows += [replace(row, batch_size=size) for row in built.rows]
         notes += [note for note in built.notes if note not in notes]
     report = KernelReport(tuple(rows), tuple(notes))
     progress(report.summary())
-    return Compiled(target, signature, executables, report, stages.durations_s)
+    return Compiled(target, signature, executables, report, stages.durations_s, facts)
 
 
 def _batch_sizes(signature: Signature, wanted: Sequence[int]) -> list[int]:
@@ -111,6 +118,7 @@ class _Built:
     executable: Any
     rows: list[KernelRow]
     notes: tuple[str, ...]
+    facts: Facts
 
 
 def _build(mod: Any, target: Target, dump_dir: Path | None) -> _Built:
@@ -118,19 +126,27 @@ def _build(mod: Any, target: Target, dump_dir: Path | None) -> _Built:
     check_tools(target)
     lowered = _lower(mod, target, dump_dir, {})
     try:
-        return _Built(_generate(lowered.mod, target), lowered.rows, lowered.notes)
+        return _built(lowered, target)
     except Exception as first:
         forbidden = _kernels_that_fail(lowered.mod, target)
         if not forbidden:
             raise UnsupportedError(f"code generation for {target.name} failed", got=_last_line(first)) from first
     lowered = _lower(mod, target, dump_dir, forbidden)
     try:
-        return _Built(_generate(lowered.mod, target), lowered.rows, lowered.notes)
+        return _built(lowered, target)
     except Exception as error:
         raise UnsupportedError(
             f"code generation for {target.name} failed, also without schedules for {', '.join(forbidden)}",
             got=_last_line(error),
         ) from error
+
+
+def _built(lowered: Lowered, target: Target) -> _Built:
+    stages = Stages()
+    with stages.stage("generate"):
+        executable = _generate(lowered.mod, target)
+    lowered.facts.phases_s |= stages.durations_s
+    return _Built(executable, lowered.rows, lowered.notes, lowered.facts)
 
 
 def _lower(mod: Any, target: Target, dump_dir: Path | None, forbidden: Mapping[str, str]) -> Lowered:

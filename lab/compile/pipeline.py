@@ -5,6 +5,7 @@ graph (ONNX) -> layout -> fuse -> schedule -> lower. After each phase the module
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from tvm.relax.backend.cpu_generic.pipeline import dataflow_lower_passes, finali
 from tvm.relax.backend.cuda.pipeline import finalize_passes as finalize_passes_cuda
 from tvm.tirx import PrimFunc
 
+from lab.compile.facts import Facts, watched
 from lab.compile.passes.bound_indices import bound_indices
 from lab.compile.passes.convert_layout import convert_layout
 from lab.compile.passes.fold_batch_norm import fold_batch_norm
@@ -43,6 +45,7 @@ class Lowered:
 
     mod: IRModule
     rows: list[KernelRow]
+    facts: Facts
     notes: tuple[str, ...] = ()
 
 
@@ -55,20 +58,23 @@ def simplify_graph(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def lower(mod: IRModule, target: Target, dump: Dump, forbidden: Mapping[str, str] | None = None) -> Lowered:
     """All phases after the import; `forbidden` kernels keep their naive loops (kernel -> reason)."""
-    tvm_target = target.to_tvm()
+    tvm_target, facts = target.to_tvm(), Facts(phases_s=dump.durations_s)
     with tvm_target, tvm.transform.PassContext(opt_level=3):
         mod, note = layout(mod, target)
+        facts.see_layout(mod)
         dump("layout", mod)
         if target.rules == "cpu":
             mod = replace_operators(mod, target.machine)
         mod = tvm.transform.Sequential(fuse_passes())(mod)
+        facts.see_kernels(mod)
         dump("fuse", mod)
         mod, rows, packings = schedule_kernels(mod, target, forbidden)
         mod = pack_weights(mod, packings)
+        facts.num_packed = sum(map(len, packings.values()))
         dump("schedule", mod)
-        mod = _without_aliases(tvm.transform.Sequential(_lower(target, tvm_target))(mod))
+        mod = _without_aliases(tvm.transform.Sequential(watched(_lower(target, tvm_target), facts))(mod))
         dump("lower", mod)
-    return Lowered(mod, rows, (note,) if note else ())
+    return Lowered(mod, rows, facts, (note,) if note else ())
 
 
 def layout(mod: IRModule, target: Target) -> tuple[IRModule, str]:
@@ -121,13 +127,20 @@ def _lower(target: Target, tvm_target: Any) -> list[Any]:
 
 
 class Dump:
-    """Writes the module after each phase as numbered files; does nothing without a folder."""
+    """Is told the end of each phase: keeps how long it took, and writes the module as numbered files into a folder."""
 
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
         self.num_phases = 0
+        self.durations_s: dict[str, float] = {}
+        self._since = time.perf_counter()
 
     def __call__(self, phase: str, mod: IRModule) -> None:
+        self.durations_s[phase] = round(time.perf_counter() - self._since, 4)
+        self._write(phase, mod)
+        self._since = time.perf_counter()
+
+    def _write(self, phase: str, mod: IRModule) -> None:
         if self.folder is None:
             return
         self.folder.mkdir(parents=True, exist_ok=True)

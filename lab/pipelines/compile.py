@@ -14,6 +14,7 @@ from lab.core.host import versions
 from lab.core.interfaces import Runner
 from lab.core.progress import say
 from lab.core.timing import Latency, Stages, interleaved
+from lab.pipelines.compile_report import HTML_NAME, profile_bundle, write_page
 from lab.pipelines.compile_source import BATCH, CompileOptions, Source, manifest_beside
 from lab.pipelines.context import OpenRun, existing_artifact
 from lab.pipelines.export import export
@@ -111,7 +112,8 @@ def _compile(source: Source, target: Target, folder: Path, options: CompileOptio
 
 def _unchanged(existing: Manifest, parents: dict[str, str], target: Target, options: CompileOptions) -> bool:
     same = existing.parents == parents and existing.target == target.info() and existing.versions == versions()
-    return same and existing.options == options.recorded()
+    reported = HTML_NAME in existing.files or not options.report
+    return same and reported and existing.options == options.recorded()
 
 
 def _read_report(folder: Path) -> dict[str, Any]:
@@ -158,6 +160,11 @@ def _build(source: Source, target: Target, folder: Path, parents: dict[str, str]
     rungs = (*(known.parity if known else ()), climbed.rung)
     metrics = manifest.metrics | _rung_metrics(climbed, latency)
     manifest = replace(manifest, parity=rungs, metrics=metrics, durations_s=stages.durations_s)
+    if options.report and climbed.rung.status != "failed":  # a bundle that is wrong is not kept either
+        profile = profile_bundle(source, target, folder, manifest, compiled)
+        write_json(folder / REPORT_NAME, report.to_dict() | {"profile": profile.to_dict()})
+        write_page(profile, folder)
+        manifest = manifest.with_files(folder, [*names, HTML_NAME])
     manifest.save(folder)
     return Manifest.load(folder, verify=False)
 
@@ -244,6 +251,7 @@ def _track(opened: OpenRun, report: CompileReport) -> None:
     }
     measured |= manifest.metrics.get(rung.name, {})
     tracker.log_metrics({name: value for name, value in measured.items() if value is not None})
-    tracker.log_artifact(report.folder / REPORT_NAME, "compile")
+    for name in (REPORT_NAME, *([HTML_NAME] if HTML_NAME in manifest.files else [])):
+        tracker.log_artifact(report.folder / name, "compile")
     tracker.log_artifact(report.folder / MANIFEST_NAME, "compile")
     tracker.finish()

@@ -40,6 +40,8 @@ class CompileOptions:
     dump_dir: Path | None = None
     force: bool = False
     precision: str = "float32"
+    report: bool = False
+    """Time every kernel and write the page; what was compiled is the same, so it is not recorded."""
 
     def recorded(self) -> dict[str, Any]:
         shapes = {name: list(shape) for name, shape in (self.input_shapes or {}).items()}

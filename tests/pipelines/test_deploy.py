@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ def test_parity_failure_keeps_nothing(opened: OpenRun, monkeypatch: pytest.Monke
 @pytest.fixture(scope="module")
 def compiled_once(trained_once: RunDir) -> Path:
     opened = OpenRun.find(str(trained_once.path), trained_once.path.parents[1])
-    return compile_run(opened, "x86", CompileOptions(batch_sizes=(1, 4))).folder
+    return compile_run(opened, "x86", CompileOptions(batch_sizes=(1, 4), report=True)).folder
 
 
 @pytest.fixture
@@ -106,6 +107,46 @@ def test_export_and_compile_are_children_of_the_run_in_mlflow(
     assert compiled.metrics["accuracy"] == pytest.approx(opened.manifest.metrics["train"]["test/accuracy"])
     assert compiled.metrics["latency_p50_ms"] > 0
     assert compiled.metrics["size_mb"] > 0
+    logged = {file.path for file in client.list_artifacts(by_target["x86"].info.run_id, "compile")}
+    assert {"compile/report.json", "compile/report.html", "compile/manifest.json"} <= logged
+
+
+def test_the_report_profiles_every_batch_size_and_is_part_of_the_bundle(bundle: Path) -> None:
+    assert "report.html" in Manifest.load(bundle).files
+    profile = json.loads((bundle / "report.json").read_text())["profile"]
+    assert [function["batch_size"] for function in profile["functions"]] == [1, 4]
+    assert profile["peaks"]["flops_per_s"] > 1e8
+    for function in profile["functions"]:
+        assert function["inference_ms"] > 0
+        assert {layout["layout"] for layout in function["layouts"]} == {"NHWC"}
+        assert function["memory"]["peak_bytes"] > 0
+        assert sum(kernel["share_of_time"] or 0 for kernel in function["kernels"]) == pytest.approx(1)
+    small, large = profile["functions"]
+    assert sum(k["flops"] for k in large["kernels"]) == pytest.approx(4 * sum(k["flops"] for k in small["kernels"]))
+    text = (bundle / "report.html").read_text()
+    assert all(escape(kernel["kernel"]) in text for kernel in small["kernels"])
+    assert text.count("<svg") == 2
+
+
+def test_a_report_asked_for_later_is_made(tmp_path: Path) -> None:
+    path = node_model(tmp_path / "m.onnx", "Softmax", (2, 3), axis=1)
+    assert not compile_file(path, "x86", tmp_path / "b", CompileOptions()).skipped
+    assert not compile_file(path, "x86", tmp_path / "b", CompileOptions(report=True)).skipped
+    assert (tmp_path / "b" / "report.html").is_file()
+    assert compile_file(path, "x86", tmp_path / "b", CompileOptions(report=True)).skipped
+    assert compile_file(path, "x86", tmp_path / "b", CompileOptions()).skipped
+
+
+def test_a_target_that_does_not_run_here_is_reported_without_times(tmp_path: Path) -> None:
+    path = node_model(tmp_path / "m.onnx", "Softmax", (2, 3), axis=1)
+    report = compile_file(path, "cuda:sm_90", tmp_path / "b", CompileOptions(report=True))
+    profile = report.kernels["profile"]
+    assert profile["not_measured"]
+    assert profile["peaks"] is None
+    (function,) = profile["functions"]
+    assert function["memory"]["peak_bytes"] > 0
+    assert all(kernel["num_bytes"] and kernel["time_us"] is None for kernel in function["kernels"])
+    assert "Nothing was timed" in (tmp_path / "b" / "report.html").read_text()
 
 
 def test_predict_goes_on_after_a_broken_image(opened: OpenRun, bundle: Path, tmp_path: Path) -> None:

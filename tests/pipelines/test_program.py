@@ -40,11 +40,15 @@ def test_the_whole_way(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(home)
     run = home / "runs" / "forecasting" / "tiny"
     assert "encode.onnx" in lab("export", str(run))
-    assert "passed vs onnxruntime, 4 samples" in lab("compile", str(run), "--samples", "4")
+    assert "passed vs onnxruntime, 4 samples" in lab("compile", str(run), "--samples", "4", "--report")
     bundle = run / "bundles" / "x86"
     manifest = Manifest.load(bundle)
     assert {entry.function for entry in manifest.entries} == {"encode", "step"}
     assert (manifest.functions, manifest.parity[-1].status) == (Manifest.load(run / "export").functions, "passed")
+    profile = json.loads((bundle / "report.json").read_text())["profile"]
+    assert {function["function"] for function in profile["functions"]} == {"encode", "step"}
+    assert all(function["inference_ms"] > 0 for function in profile["functions"])
+    assert '<section id="encode-' in (bundle / "report.html").read_text()
     scores = json.loads(lab("evaluate", str(bundle), "--json"))["metrics"]
     assert scores["mean_wql"] == pytest.approx(Manifest.load(run).metrics["train"]["test/mean_wql"], rel=1e-3)
     records = [json.loads(line) for line in lab("predict", str(bundle), str(requests(home / "ask.jsonl"))).splitlines()]

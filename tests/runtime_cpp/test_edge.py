@@ -12,8 +12,9 @@ import pytest
 from lab.cli.main import EXIT_CODES
 from lab.core import host
 from lab.core.errors import IncompatibleError, IntegrityError, LabError, MissingToolError
-from lab.runtime import edge, toolchain
-from lab.runtime.edge import EmulatedRunner, build_runner, run_bundle
+from lab.runtime import edge, edge_build, toolchain
+from lab.runtime.edge import EmulatedRunner, run_bundle
+from lab.runtime.edge_build import build_runner
 from tests.runtime_cpp.conftest import edit_manifest, images
 
 emulated = pytest.mark.skipif(host.cpu_arch() == "aarch64", reason="this machine is ARM: nothing is emulated")
@@ -29,7 +30,7 @@ def test_arm_bundle_equals_onnx_runtime(arm_bundle: Path, reference: Callable[[n
 @pytest.mark.arm
 def test_arm_runner_and_libraries_are_small(arm_bundle: Path) -> None:
     sizes = {path.name: path.stat().st_size for path in build_runner("aarch64").parent.iterdir()}
-    assert set(sizes) == {"lab_run", "libtvm_runtime.so", "libtvm_ffi.so"}
+    assert set(sizes) == {"lab_run", "liblab.so", "lab.h", "libtvm_runtime.so", "libtvm_ffi.so"}
     assert sum(sizes.values()) < 10e6
 
 
@@ -93,16 +94,16 @@ def test_without_a_package_index_the_arm_wheels_are_named(monkeypatch: pytest.Mo
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
     with pytest.raises(MissingToolError, match=r"cannot be downloaded(.|\n)*apache-tvm==(.|\n)*package index in reach"):
-        edge._package_root("aarch64", tmp_path / "cache")
+        edge_build._package_root("aarch64", tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
 
 
 def test_cache_is_chosen_by_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("LAB_CACHE", str(tmp_path))
-    assert edge.default_cache() == tmp_path / "edge"
+    assert edge_build.default_cache() == tmp_path / "edge"
     monkeypatch.delenv("LAB_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert edge.default_cache() == tmp_path / "xdg" / "lab" / "edge"
+    assert edge_build.default_cache() == tmp_path / "xdg" / "lab" / "edge"
 
 
 def test_signals_are_told_apart() -> None:
@@ -114,7 +115,7 @@ def test_signals_are_told_apart() -> None:
 
 def test_exit_codes_are_those_of_the_command_line() -> None:
     """One table in three places: lab_run's enum, the mapping back, and the `lab` command."""
-    text = (edge.SOURCES / "error.h").read_text()
+    text = (edge_build.SOURCES / "error.h").read_text()
     in_cpp = {name.lower(): int(code) for name, code in re.findall(r"k(\w+) = (\d+),", text)}
     assert in_cpp.pop("runtime") == EXIT_CODES[LabError]
     assert set(in_cpp.values()) == set(edge.ERRORS)

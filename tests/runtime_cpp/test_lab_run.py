@@ -13,7 +13,8 @@ import pytest
 from lab.core import host
 from lab.core.errors import ArtifactError, DataError, IncompatibleError, IntegrityError, LabError
 from lab.core.interfaces import Runner
-from lab.runtime.edge import EmulatedRunner, build_runner, run_bundle
+from lab.runtime.edge import EmulatedRunner, run_bundle
+from lab.runtime.edge_build import build_runner
 from tests.runtime_cpp.conftest import CLASSES, edit_manifest, images
 
 TOLERANCE = 1e-5
@@ -58,7 +59,7 @@ def test_emulated_runner_is_a_runner(host_bundle: Path, reference: Callable[[np.
 
 def test_runner_and_libraries_are_small(lab_run: Path) -> None:
     sizes = {path.name: path.stat().st_size for path in lab_run.parent.iterdir()}
-    assert set(sizes) == {"lab_run", "libtvm_runtime.so", "libtvm_ffi.so"}
+    assert set(sizes) == {"lab_run", "liblab.so", "lab.h", "libtvm_runtime.so", "libtvm_ffi.so"}
     assert sum(sizes.values()) < 10e6
 
 

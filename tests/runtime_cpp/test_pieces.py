@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 
 from lab.runtime import batching
-from lab.runtime.edge import FLAGS, SOURCES
+from lab.runtime.edge_build import FLAGS, SOURCES
 from lab.runtime.toolchain import toolchain
 
 PARTS = ("sha256.cc", "npy.cc", "array.cc", "files.cc", "error.cc", "signature.cc", "batching.cc", "latency.cc")
