@@ -17,7 +17,7 @@ import numpy as np
 from lab.core.errors import LabError
 
 VARIABLE = "LAB_ARM_COUNTS"
-MODULE = "lib"  # what TVM calls the objects of modules; the other one holds the constants and the virtual machine's code
+MODULE = "lib"  # how TVM names the object of a module; another one holds constants and the virtual machine's code
 DEBUG = (".file", ".loc")  # which source line is which; newer than what the distribution's assembler reads
 DUMP = """
 #include <stdio.h>

@@ -17,6 +17,9 @@ class Machine:
     broadcasts_from_memory: bool = False
     """Whether a multiply-add can take one of its operands as a scalar in memory, broadcast to all lanes (AVX-512)."""
 
+    operands_from_memory: bool = True
+    """Whether a multiply-add can take an operand from memory (x86), or each operand needs a register first (ARM)."""
+
     @property
     def num_accumulators(self) -> int:
         """Registers an inner loop may hold results in; the rest carry weights and one broadcast value."""
