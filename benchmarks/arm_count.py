@@ -56,20 +56,25 @@ def with_counters(assembly: str, lines: Sequence[int]) -> str:
     return "\n".join([*out, *table])
 
 
+def write_sources(assembly: str, lines: Sequence[int], folder: Path) -> list[str]:
+    """The counting kernels and what writes their counters at the end, for a compiler; their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    kernels, dump = folder / "kernels.s", folder / "dump.c"
+    kernels.write_text(with_counters(assembly, lines), encoding="utf-8")
+    dump.write_text(DUMP % (VARIABLE, len(lines)), encoding="utf-8")
+    return [str(kernels), str(dump)]
+
+
 def export_counting(executable: Any, assembly: str, lines: Sequence[int], library: Path, compiler: str) -> None:
     """Write the library with its kernels' object replaced by the counting one. Raises LabError."""
-    scratch = library.parent / "counting"
-    scratch.mkdir(parents=True, exist_ok=True)
-    source, dump = scratch / "kernels.s", scratch / "dump.c"
-    source.write_text(with_counters(assembly, lines), encoding="utf-8")
-    dump.write_text(DUMP % (VARIABLE, len(lines)), encoding="utf-8")
+    sources = write_sources(assembly, lines, library.parent / "counting")
 
     def link(output: str, objects: list[str], options: list[str] | None = None) -> None:
         kernels = [path for path in objects if Path(path).name.startswith(MODULE)]
         if len(kernels) != 1:
             raise LabError("not one object holds the kernels", got=kernels or objects, expected="one")
         others = [path for path in objects if path not in kernels]
-        _call([compiler, "-shared", "-fPIC", "-O1", str(source), str(dump), *others, *(options or []), "-o", output])
+        _call([compiler, "-shared", "-fPIC", "-O1", *sources, *others, *(options or []), "-o", output])
 
     executable.export_library(str(library), fcompile=link)
 

@@ -4,7 +4,7 @@ pooling, global pooling. Vectors run over channels, a few neighbouring outputs s
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import product
 from math import prod
 from typing import Any
@@ -83,10 +83,10 @@ def _tile(
     num_rows = largest_divisor(extent(sch, spatial[-2]), MAX_ROWS) if has_rows else 1
     is_unrolled = has_rows and window_size <= MAX_UNROLLED_WINDOW
     num_columns = extent(sch, spatial[-1])
-    tile = None
     if is_unrolled and not machine.operands_from_memory and num_columns % machine.num_lanes == 0:
-        tile = unrolled_tile(num_rows, num_columns, _columns_read(sch, block), window_size, machine)
-    tile = tile or choose_tile(num_rows, num_columns, machine)
+        tile = unrolled_tile(num_rows, num_columns, _window(sch, block, window_size), machine)
+    else:
+        tile = choose_tile(num_rows, num_columns, machine)
     columns_outer, columns = split(sch, spatial[-1], tile.num_columns)
     if not has_rows:
         sch.reorder(*spatial[:-1], columns_outer, *window, columns)
@@ -107,34 +107,50 @@ def _tile(
     return task
 
 
-def _columns_read(sch: Schedule, block: Block) -> Callable[[int], int]:
-    """How many columns of the input a number of neighbouring outputs reads in one row of the window."""
+@dataclass(frozen=True)
+class Window:
+    """What neighbouring outputs read: columns `stride` apart and `offsets` from there, in each of `num_rows` rows."""
+
+    stride: int
+    offsets: frozenset[int]
+    num_rows: int
+
+    @property
+    def size(self) -> int:
+        return self.num_rows * len(self.offsets)
+
+    def columns_read(self, num_outputs: int) -> int:
+        """Different columns of a row; outputs close to each other share some."""
+        return len({i * self.stride + offset for i in range(num_outputs) for offset in self.offsets})
+
+
+def _window(sch: Schedule, block: Block, size: int) -> Window:
+    """The window of `size` positions that the block reduces over, from how it indexes its first input."""
     stmt = sch.get(block.handle)
-    index = stmt.reads[0].region[-2].min
-    steps = [coefficient(index, iterator.var) for iterator in stmt.iter_vars]
+    columns = stmt.reads[0].region[-2].min
+    steps = [coefficient(columns, iterator.var) for iterator in stmt.iter_vars]
     sizes = [int(iterator.dom.extent) for iterator in stmt.iter_vars]
     num_spatial = block.kinds.count(SPATIAL)  # the last but one of them runs over neighbouring outputs
-    stride, taps = steps[num_spatial - 2], zip(sizes[num_spatial:], steps[num_spatial:], strict=True)
-    offsets = {sum(at) for at in product(*(range(0, size * step, step) for size, step in taps if step))}
-    return lambda rows: len({row * stride + offset for row in range(rows) for offset in offsets})
+    taps = zip(sizes[num_spatial:], steps[num_spatial:], strict=True)
+    offsets = frozenset(sum(at) for at in product(*(range(0, size * step, step) for size, step in taps if step)))
+    return Window(steps[num_spatial - 2], offsets, size // len(offsets))
 
 
-def unrolled_tile(
-    num_rows: int, num_columns: int, columns_read: Callable[[int], int], window_size: int, machine: Machine
-) -> Tile | None:
+def unrolled_tile(num_rows: int, num_columns: int, window: Window, machine: Machine) -> Tile:
     """The tile with the fewest loads per multiply-add where the whole window is straight-line code.
 
-    Each input is loaded once for all positions of the window that read it, so a row's inputs are in registers together
-    with the results and the weights of a position; a tile that needs more registers spills: 55 instead of 78 % of a
+    Each input is loaded once for all positions of a row of the window, so these inputs are in registers together with
+    the results and the weights of one position. A tile that needs more registers spills: 55 to 66 instead of 78 % of a
     Cortex-A72's peak by llvm-mca.
     """
     best: tuple[float, Tile] | None = None
     for rows, vectors in product(divisors(num_rows), divisors(num_columns // machine.num_lanes)):
-        inputs = columns_read(rows)
-        if (rows + inputs + 1) * vectors > machine.num_registers:
+        inputs = window.columns_read(rows)
+        if best is not None and (rows + inputs + 1) * vectors > machine.num_registers:
             continue
-        loads = (window_size + inputs * window_size**0.5) / (window_size * rows)
+        loads = (window.size + inputs * window.num_rows) / (window.size * rows)
         stalls = max(0.0, MIN_ACCUMULATORS / (rows * vectors) - 1)
         tile = Tile(rows, vectors * machine.num_lanes)
         best = min(best or (float("inf"), tile), (loads + stalls, tile), key=lambda item: item[0])
-    return best[1] if best else None
+    assert best is not None  # one output of one vector always fits
+    return best[1]

@@ -17,8 +17,9 @@ ARMV8_2 = ("asimd", "asimddp", "asimdhp", "asimdrdm", "atomics", "fp", "fphp")
 
 def _neon(l1_bytes: int, l2_bytes: int) -> Machine:
     return Machine(
-        num_lanes=4, num_registers=32, l1_bytes=l1_bytes, l2_bytes=l2_bytes, num_cores=4, operands_from_memory=False
-    )
+        num_lanes=4, num_registers=32, l1_bytes=l1_bytes, l2_bytes=l2_bytes, num_cores=4, operands_from_memory=False,
+        load_reach=4 * ((1 << 12) - 1),  # an unsigned offset of 12 bits, in units of the float32 it loads
+    )  # fmt: skip
 
 
 # Core -> what the kernel must report of it, and its caches (per core; Arm's technical reference manuals).
