@@ -46,8 +46,6 @@ class Loop:
     """The blocks of one innermost loop, its header first."""
 
     blocks: tuple[Block, ...]
-    depth: int
-    """How many loops it lies in, itself included."""
 
     @property
     def lanes(self) -> int:
@@ -142,13 +140,7 @@ def innermost_loops(function: Function) -> list[Loop]:
         for head in targets & dominators[tail]:
             bodies.setdefault(head, {head}).update(_natural_loop(head, tail, successors))
     inner = [head for head in bodies if not any(other in bodies[head] for other in bodies if other != head)]
-    return [
-        Loop(
-            tuple(blocks[i] for i in (head, *sorted(bodies[head] - {head}))),
-            depth=sum(head in body for body in bodies.values()),
-        )
-        for head in sorted(inner)
-    ]
+    return [Loop(tuple(blocks[i] for i in (head, *sorted(bodies[head] - {head})))) for head in sorted(inner)]
 
 
 def _successors(blocks: Sequence[Block]) -> list[set[int]]:
