@@ -36,10 +36,11 @@ $(STAMP): pyproject.toml constraints.txt
 
 setup: $(STAMP) ## Install everything into .venv (done by the other targets when needed)
 
-setup-arm: ## Install the ARM cross-compiler and qemu from the distribution (needs root or sudo)
-	@echo "== installing gcc/g++ for aarch64 and qemu-user"
+setup-arm: ## Install the ARM cross-compiler, qemu and llvm-mca from the distribution (needs root or sudo)
+	@echo "== installing gcc/g++ for aarch64, qemu-user and llvm-mca"
 	@sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
-	  $$sudo apt-get update -qq && $$sudo apt-get install -y -qq gcc-aarch64-linux-gnu g++-aarch64-linux-gnu qemu-user-static g++
+	  $$sudo apt-get update -qq && $$sudo apt-get install -y -qq gcc-aarch64-linux-gnu g++-aarch64-linux-gnu qemu-user-static g++ && \
+	  $$sudo apt-get install -y -qq --no-install-recommends llvm
 
 train: $(STAMP) ## Train TASK=classification|detection|segmentation|seq2seq|forecasting, tracked in MLflow
 	$(BIN)/lab train $(CONFIG) $(ARGS)
@@ -89,6 +90,9 @@ bench-seq2seq: $(STAMP) ## Seq2seq against JoeyNMT's RNN: quality, training and 
 bench-compile: $(STAMP) ## Inference latency of nine models: this compiler, ONNX Runtime, OpenVINO, torch eager and compiled
 	$(BIN)/python benchmarks/compile_latency.py $(ARGS)
 
+arm-kernels: $(STAMP) ## Inner loops of nine models' kernels for a Cortex-A72 by llvm-mca, and their results under qemu
+	$(BIN)/python benchmarks/arm_kernels.py $(ARGS)
+
 onnx-conformance: $(STAMP) ## The onnx package's operator tests through the compiler: passed, unsupported, wrong
 	$(BIN)/python benchmarks/onnx_conformance.py $(ARGS)
 
@@ -116,4 +120,4 @@ docker-check: ## Build and try the same images without a Docker daemon (buildah,
 clean: ## Remove .venv and caches (runs/, data/ and mlflow.db stay)
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build dist *.egg-info
 
-.PHONY: help setup setup-arm train export compile bench serve ui test test-all check format bench-train bench-forecasting bench-seq2seq bench-compile onnx-conformance third-party edge footprint load-test gpu-check docker docker-check clean
+.PHONY: help setup setup-arm train export compile bench serve ui test test-all check format bench-train bench-forecasting bench-seq2seq bench-compile arm-kernels onnx-conformance third-party edge footprint load-test gpu-check docker docker-check clean

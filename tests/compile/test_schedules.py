@@ -15,11 +15,14 @@ from lab.compile.kernels import suppression, top_k
 from lab.compile.kernels.bilinear import bilinear
 from lab.compile.schedules import CPU_RULES, GPU_RULES
 from lab.compile.schedules.kernel import DoesNotFit, Kernel, largest_divisor
-from lab.compile.schedules.tiling import choose_tile, rows_per_task
+from lab.compile.schedules.tiling import Tile, choose_tile, rows_per_task
+from lab.compile.schedules.window import Window, unrolled_tile
+from lab.compile.targets.arm import CORES
 from lab.compile.targets.machine import Machine
 from lab.compile.targets.x86 import AVX2, AVX512, SSE
 
-MACHINES = pytest.mark.parametrize("machine", [AVX512, AVX2, SSE], ids=["avx512", "avx2", "sse"])
+NEON = CORES["cortex-a72"][1]
+MACHINES = pytest.mark.parametrize("machine", [AVX512, AVX2, SSE, NEON], ids=["avx512", "avx2", "sse", "neon"])
 
 
 def placeholder(*shape: int, name: str) -> te.Tensor:
@@ -33,9 +36,9 @@ def convolution(n: int, h: int, w: int, c: int, k: int, r: int, stride: int, pad
     )
 
 
-def depthwise(h: int, w: int, c: int, multiplier: int, groups: int) -> PrimFunc:
+def depthwise(h: int, w: int, c: int, multiplier: int, groups: int, stride: int = 1) -> PrimFunc:
     x, weight = placeholder(1, h, w, c, name="x"), placeholder(3, 3, c // groups, c * multiplier, name="w")
-    return te.create_prim_func([x, weight, topi.nn.relu(topi.nn.group_conv2d_nhwc(x, weight, 1, 1, 1, groups))])
+    return te.create_prim_func([x, weight, topi.nn.relu(topi.nn.group_conv2d_nhwc(x, weight, stride, 1, 1, groups))])
 
 
 def product(m: int, n: int, c: int, batch: int = 0) -> PrimFunc:
@@ -101,6 +104,7 @@ CASES = {
     "batched product": ("matmul", product(6, 32, 8, batch=3)),
     "dense one column": ("matmul", product(3, 1, 11)),
     "depthwise": ("window", depthwise(9, 14, 32, 1, 32)),
+    "depthwise stride 2": ("window", depthwise(9, 27, 24, 1, 24, stride=2)),
     "depthwise multiplier": ("window", depthwise(9, 7, 16, 2, 16)),
     "grouped": ("window", depthwise(9, 7, 32, 1, 4)),
     "max pool": ("window", pooling(13, 11, 32, "max")),
@@ -205,6 +209,27 @@ def test_tile_of_resnet_layers_uses_the_registers() -> None:
     tile = choose_tile(56, 64, AVX512)
     assert tile.num_rows * tile.num_columns // 16 == 28
     assert choose_tile(28, 16, AVX512).num_columns == 16
+
+
+def test_one_row_of_an_odd_number_of_vectors_hides_the_latency() -> None:
+    assert choose_tile(1, 88, NEON) == Tile(1, 88 // 2)
+    assert choose_tile(1, 64, NEON) == Tile(1, 32)
+
+
+@pytest.mark.parametrize(("stride", "inputs"), [(1, 10), (2, 17)])
+def test_tile_of_an_unrolled_window_leaves_registers_for_its_inputs(stride: int, inputs: int) -> None:
+    window = Window(stride, frozenset({0, 1, 2}), num_rows=3)
+    assert (window.size, window.columns_read(8)) == (9, inputs)
+    tile = unrolled_tile(8, 96, window, NEON)
+    vectors = tile.num_columns // NEON.num_lanes
+    assert tile == Tile(8, 4)
+    assert (tile.num_rows + inputs + 1) * vectors <= NEON.num_registers
+
+
+def test_window_is_read_off_the_kernel() -> None:
+    """56 columns of 24 channels in tiles of 8 outputs and one vector, where results alone would allow three."""
+    kernel = Kernel("depthwise", depthwise(9, 56, 24, 1, 24))
+    assert "T.grid(7, 6)" in CPU_RULES["window"](kernel, NEON).func.script()
 
 
 def test_every_core_gets_tasks() -> None:

@@ -18,6 +18,7 @@ from lab.compile.targets.machine import Machine
 MAX_COLUMNS = 8  # vectors of one tile; more only lengthen the code
 ODD_VECTOR_COST = 16  # vectors that are no power of two live in memory, not in registers
 WEIGHT_LOAD_COST = 3  # loads from the first-level cache; weights stream from the second or third
+MIN_ACCUMULATORS = 8  # chains of dependent multiply-adds that hide each other's latency
 UNROLL = 4
 STEPS_PER_REQUEST = 32  # of a reduction, between two requests for the weights that come next
 SERIAL_WORK = 32768  # operations; below it, waking the other threads costs more than they save
@@ -32,29 +33,41 @@ class Tile:
     num_rows: int
     num_columns: int
 
+    def num_vectors(self, machine: Machine) -> int:
+        """Vectors of results: chains of multiply-adds that do not wait for each other."""
+        return self.num_rows * -(-self.num_columns // vector_width(self.num_columns, machine))
+
 
 def choose_tile(num_rows: int, num_columns: int, machine: Machine) -> Tile:
     """The tile with the fewest loads per multiply-add that fits the registers.
 
-    Only divisors are considered, so that no bounds check reaches the inner loop.
+    Only divisors are considered, so that no bounds check reaches the inner loop. One row of an odd number of vectors
+    (88 channels are 22 of 4 lanes) may leave none with enough accumulators; then a wider tile is worth its code.
     """
+    tile = _choose_tile(num_rows, num_columns, machine, MAX_COLUMNS)
+    if tile is None or tile.num_vectors(machine) < MIN_ACCUMULATORS // 2:
+        tile = _choose_tile(num_rows, num_columns, machine, machine.num_registers)
+    if tile is None:
+        raise DoesNotFit("no tile fits the registers")
+    return tile
+
+
+def _choose_tile(num_rows: int, num_columns: int, machine: Machine, max_vectors: int) -> Tile | None:
     best: tuple[float, int, int] | None = None
     for columns in divisors(num_columns):
         width = vector_width(columns, machine)
         vectors = -(-columns // width)
-        if vectors > MAX_COLUMNS:
+        if vectors > (max_vectors if columns % machine.num_lanes == 0 else MAX_COLUMNS):
             continue
         for rows in divisors(num_rows):
             if not machine.fits_registers(rows, vectors):
                 break
             loads = (rows + WEIGHT_LOAD_COST * vectors) / (rows * columns)
             # A chain of dependent multiply-adds waits for itself: too few accumulators cost as much as loads do.
-            stalls = max(0.0, 8 / (rows * vectors) - 1) / machine.num_lanes
+            stalls = max(0.0, MIN_ACCUMULATORS / (rows * vectors) - 1) / machine.num_lanes
             multiplies = vectors / columns if columns % width == 0 else ODD_VECTOR_COST / columns
             best = min(best or (float("inf"), 0, 0), (loads + stalls + multiplies, rows, columns))
-    if best is None:
-        raise DoesNotFit("no tile fits the registers")
-    return Tile(best[1], best[2])
+    return Tile(best[1], best[2]) if best else None
 
 
 def vector_width(columns: int, machine: Machine) -> int:

@@ -14,12 +14,20 @@ DEFAULT = "cortex-a72"
 ARMV8 = ("asimd", "fp")
 ARMV8_2 = ("asimd", "asimddp", "asimdhp", "asimdrdm", "atomics", "fp", "fphp")
 
+
+def _neon(l1_bytes: int, l2_bytes: int) -> Machine:
+    return Machine(
+        num_lanes=4, num_registers=32, l1_bytes=l1_bytes, l2_bytes=l2_bytes, num_cores=4, operands_from_memory=False,
+        load_reach=4 * ((1 << 12) - 1),  # an unsigned offset of 12 bits, in units of the float32 it loads
+    )  # fmt: skip
+
+
 # Core -> what the kernel must report of it, and its caches (per core; Arm's technical reference manuals).
 CORES: dict[str, tuple[tuple[str, ...], Machine]] = {
-    "cortex-a53": (ARMV8, Machine(num_lanes=4, num_registers=32, l1_bytes=32 << 10, l2_bytes=128 << 10, num_cores=4)),
-    "cortex-a72": (ARMV8, Machine(num_lanes=4, num_registers=32, l1_bytes=32 << 10, l2_bytes=256 << 10, num_cores=4)),
-    "cortex-a76": (ARMV8_2, Machine(num_lanes=4, num_registers=32, l1_bytes=64 << 10, l2_bytes=512 << 10, num_cores=4)),
-    "neoverse-n1": (ARMV8_2, Machine(num_lanes=4, num_registers=32, l1_bytes=64 << 10, l2_bytes=1 << 20, num_cores=4)),
+    "cortex-a53": (ARMV8, _neon(l1_bytes=32 << 10, l2_bytes=128 << 10)),
+    "cortex-a72": (ARMV8, _neon(l1_bytes=32 << 10, l2_bytes=256 << 10)),
+    "cortex-a76": (ARMV8_2, _neon(l1_bytes=64 << 10, l2_bytes=512 << 10)),
+    "neoverse-n1": (ARMV8_2, _neon(l1_bytes=64 << 10, l2_bytes=1 << 20)),
 }
 
 

@@ -19,6 +19,12 @@ class Machine:
     has_dot_product: bool = False
     """Whether an instruction adds the products of four unsigned and four signed bytes to each 32-bit lane (VNNI)."""
 
+    operands_from_memory: bool = True
+    """Whether a multiply-add can take an operand from memory (x86), or each operand needs a register first (ARM)."""
+
+    load_reach: int | None = None
+    """Bytes from a register that a load's offset reaches, where that is little; beyond, addresses take registers."""
+
     @property
     def num_accumulators(self) -> int:
         """Registers an inner loop may hold results in; the rest carry weights and one broadcast value."""
