@@ -8,7 +8,22 @@ import sys
 
 import typer
 
-from lab.cli import bench, compile, data, doctor, evaluate, export, predict, runs, schema, serve, train, transform, ui
+from lab.cli import (
+    bench,
+    compile,
+    data,
+    doctor,
+    endpoints,
+    evaluate,
+    export,
+    predict,
+    runs,
+    schema,
+    serve,
+    train,
+    transform,
+    ui,
+)
 from lab.core.errors import (
     ArtifactError,
     ConfigError,
@@ -52,6 +67,7 @@ app = typer.Typer(
 for module in (train, evaluate, export, compile, bench, predict, transform, serve):
     app.command(module.__name__.rpartition(".")[2])(module.command)
 app.add_typer(runs.app, name="runs")
+app.add_typer(endpoints.app, name="endpoints")
 app.add_typer(data.app, name="data")
 for module in (doctor, schema, ui):
     app.command(module.__name__.rpartition(".")[2])(module.command)

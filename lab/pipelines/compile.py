@@ -237,4 +237,7 @@ def _track(opened: OpenRun, report: CompileReport) -> None:
     tracker.log_metrics({name: value for name, value in measured.items() if value is not None})
     tracker.log_artifact(report.folder / REPORT_NAME, "compile")
     tracker.log_artifact(report.folder / MANIFEST_NAME, "compile")
+    if opened.config.tracking.register_model:  # an endpoint can be given models:/<task>-<name>-<target>@alias
+        name = f"{opened.config.task}-{opened.config.name}-{report.folder.name}"
+        tracker.register_model(name=name, folder=report.folder, manifest=manifest)
     tracker.finish()

@@ -158,6 +158,18 @@ class LogConfig(LabModel):
     """Where guardrail state, decisions and shadow differences are kept, in a folder named as the endpoint."""
 
 
+class EndpointTrackingConfig(LabModel):
+    """The endpoint as a run of MLflow, written by another process (`lab endpoints sync`)."""
+
+    enabled: bool = False
+    """Let `lab serve` start that process beside the endpoint; off, the history waits for the command."""
+    every_s: float = Field(60.0, ge=1)
+    """One sample of every variant in so much time, and one upload."""
+    uri: str | None = None
+    """MLflow tracking server or database; MLFLOW_TRACKING_URI wins. Default sqlite:///mlflow.db."""
+    experiment: str = "lab-endpoints"
+
+
 class EndpointConfig(LabModel):
     """The root: one endpoint with its production variants."""
 
@@ -175,6 +187,7 @@ class EndpointConfig(LabModel):
     metrics_compat: Literal["none", "triton", "sagemaker"] = "none"
     """Also show metrics under the names of Triton or of SageMaker's CloudWatch."""
     guard: GuardConfig | None = None
+    tracking: EndpointTrackingConfig = EndpointTrackingConfig()
 
     @model_validator(mode="after")
     def _variants_fit(self) -> Self:

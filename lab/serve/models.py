@@ -10,6 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 from lab.artifacts.files import sha256_file
 from lab.artifacts.manifest import MANIFEST_NAME, Manifest
+from lab.artifacts.registered import read_registered
 from lab.artifacts.signing import verify_signature
 from lab.core.errors import ArtifactError, ConfigError, UnsupportedError
 from lab.serve.config import EndpointConfig, SecurityConfig, VariantConfig
@@ -74,7 +75,7 @@ def prepared(config: VariantConfig, folder: Path, security: SecurityConfig, stor
         folder = _private_copy(folder, store)
         verify_signature(folder, security.public_key)
     manifest = Manifest.load(folder)
-    return Deployed(config, folder, identity=identity_of(manifest, folder))
+    return Deployed(config, folder, identity=identity_of(manifest, folder), registered=read_registered(folder))
 
 
 def _private_copy(folder: Path, store: Path) -> Path:

@@ -25,6 +25,8 @@ class Deployed:
     report: dict[str, Any] = field(default_factory=dict)
     identity: dict[str, str] = field(default_factory=dict)
     load_s: float = 0.0
+    registered: str = ""
+    """"models:/NAME/VERSION" of a model that came from the registry."""
 
 
 @dataclass

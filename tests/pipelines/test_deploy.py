@@ -14,6 +14,7 @@ from onnx import TensorProto, helper
 from PIL import Image
 
 from lab.artifacts.manifest import Manifest
+from lab.artifacts.registered import read_registered
 from lab.artifacts.rundir import RunDir
 from lab.core.errors import ConfigError, DataError, IncompatibleError, IntegrityError, ParityError, UnsupportedError
 from lab.pipelines.compile import compile_file, compile_run
@@ -106,6 +107,16 @@ def test_export_and_compile_are_children_of_the_run_in_mlflow(
     assert compiled.metrics["accuracy"] == pytest.approx(opened.manifest.metrics["train"]["test/accuracy"])
     assert compiled.metrics["latency_p50_ms"] > 0
     assert compiled.metrics["size_mb"] > 0
+
+
+def test_a_compiled_bundle_is_registered_and_comes_back_whole(
+    opened: OpenRun, bundle: Path, tracking: dict[str, Any], tmp_path: Path
+) -> None:
+    from lab.tracking.fetch import fetch
+
+    fetched = fetch("models:/classification-tiny-x86/1", tmp_path / "registry", tracking["uri"])
+    assert Manifest.load(fetched) == Manifest.load(bundle)
+    assert read_registered(fetched) == "models:/classification-tiny-x86/1"
 
 
 def test_predict_goes_on_after_a_broken_image(opened: OpenRun, bundle: Path, tmp_path: Path) -> None:
