@@ -96,7 +96,7 @@ def _plan(endpoint: EndpointConfig, resolved: dict[str, Path]) -> dict[str, obje
         variants = of_config(endpoint, Path(store), resolved)
     total = sum(variant.config.weight for variant in variants if not variant.config.shadow)
     rows = [
-        {"variant": v.config.name, "model": v.config.model, **v.identity, "weight": v.config.weight,
+        {"variant": v.config.name, "model": " > ".join(v.config.models), **v.identity, "weight": v.config.weight,
          "share": None if v.config.shadow else v.config.weight / total, "shadow": v.config.shadow,
          "threads": f"{v.config.executor_threads} executors x {v.config.runtime_threads}",
          "max_batch": v.config.max_batch, "max_queue": v.config.max_queue}
@@ -116,7 +116,7 @@ def _fetch(endpoint: EndpointConfig) -> dict[str, Path]:
     from lab.core.errors import TrackingError
 
     resolved = {}
-    for name in sorted({v.model for v in endpoint.variants if v.model.startswith("models:/")}):
+    for name in sorted({model for v in endpoint.variants for model in v.models if model.startswith("models:/")}):
         target = endpoint.log.state_dir / endpoint.endpoint / "registry"
         command = [sys.executable, "-m", "lab.tracking.fetch", name, str(target)]
         command += [endpoint.tracking.uri] if endpoint.tracking.uri else []

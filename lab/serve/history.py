@@ -197,6 +197,6 @@ def evidence_metrics(summary: Mapping[str, Any]) -> dict[str, float]:
 def facts_of(variant: Deployed) -> dict[str, str]:
     """What stands behind a variant's name."""
     config, report = variant.config, variant.report
-    facts = variant.identity | {"model": config.model, "folder": str(variant.folder), "role": "production"}
+    facts = variant.identity | {"model": " > ".join(config.models), "folder": variant.where, "role": "production"}
     facts |= {"engine": str(report.get("engine", ""))} | ({"role": "shadow"} if config.shadow else {})
     return facts | ({"registered": variant.registered} if variant.registered else {})

@@ -123,7 +123,7 @@ class Supervisor:
             endpoint = self.deployments.endpoint(self.config.endpoint, variants)
             await self.topology.deploy(self.fleet, endpoint)
             self.guarding.watch(endpoint)
-            self.control.adopt(self.config, {variant.config.name: variant.folder for variant in variants})
+            self.control.adopt(self.config, {v.config.name: v.steps or (v.folder,) for v in variants})
 
     async def _work(self) -> None:
         while not self._stop.is_set():
