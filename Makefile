@@ -105,6 +105,9 @@ edge: $(STAMP) ## Build what a device needs into edge/: lab_run, liblab.so, lab.
 footprint: $(STAMP) ## Installed size and resident memory with ResNet-18: ours, ONNX Runtime, OpenVINO, PyTorch
 	$(BIN)/python benchmarks/footprint.py $(ARGS)
 
+demo-canary: $(STAMP) ## Train, compile, serve; a better model is promoted, a broken one rolled back; then MLflow
+	$(BIN)/python benchmarks/demo_canary.py $(ARGS)
+
 load-test: $(STAMP) ## What the endpoint adds to a model, beside FastAPI, LitServe and mlflow models serve
 	$(BIN)/python benchmarks/load_test.py $(ARGS)
 
@@ -120,4 +123,4 @@ docker-check: ## Build and try the same images without a Docker daemon (buildah,
 clean: ## Remove .venv and caches (runs/, data/ and mlflow.db stay)
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build dist *.egg-info
 
-.PHONY: help setup setup-arm train export compile bench serve ui test test-all check format bench-train bench-forecasting bench-seq2seq bench-compile arm-kernels onnx-conformance third-party edge footprint load-test gpu-check docker docker-check clean
+.PHONY: help setup setup-arm train export compile bench serve ui test test-all check format bench-train bench-forecasting bench-seq2seq bench-compile arm-kernels onnx-conformance third-party edge footprint demo-canary load-test gpu-check docker docker-check clean

@@ -14,6 +14,7 @@ from lab.cli import (
     data,
     doctor,
     edge,
+    endpoints,
     evaluate,
     export,
     predict,
@@ -67,6 +68,7 @@ app = typer.Typer(
 for module in (train, evaluate, export, compile, bench, predict, transform, serve):
     app.command(module.__name__.rpartition(".")[2])(module.command)
 app.add_typer(runs.app, name="runs")
+app.add_typer(endpoints.app, name="endpoints")
 app.add_typer(data.app, name="data")
 for module in (doctor, edge, schema, ui):
     app.command(module.__name__.rpartition(".")[2])(module.command)

@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    import subprocess
+
     from lab.serve.config import EndpointConfig
+
+TRACKING_END_S = 20.0
+"""How long the command waits for MLflow to be told of the endpoint's end."""
 
 
 def command(
@@ -44,14 +49,41 @@ def command(
     from lab.serve.supervisor import Supervisor
 
     supervisor = Supervisor(endpoint, resolved)
+    trackers: list[subprocess.Popen[bytes]] = []
 
     def ready() -> None:
         scheme = "https" if endpoint.security.tls_certificate else "http"
         address = f"{scheme}://{endpoint.host}:{supervisor.topology.port}"
         say(f"endpoint {endpoint.endpoint} is ready on {address} (live page {address}/ui, API {address}/docs)")
+        if endpoint.tracking.enabled:
+            trackers.append(_start_tracking(endpoint))
 
     uvloop.run(supervisor.run(ready))
     say(f"endpoint {endpoint.endpoint} has answered what it had taken, and stopped")
+    for tracker in trackers:
+        _let_finish(tracker)
+
+
+def _start_tracking(endpoint: EndpointConfig) -> subprocess.Popen[bytes]:
+    """The process that tells MLflow of the endpoint. In a session of its own: it ends by itself, after the endpoint."""
+    import subprocess
+    import sys
+
+    tracking = endpoint.tracking
+    command = [sys.executable, "-m", "lab.cli.main", "endpoints", "sync", endpoint.endpoint]
+    command += ["--state-dir", str(endpoint.log.state_dir), "--watch", str(tracking.every_s)]
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True)
+
+
+def _let_finish(tracker: subprocess.Popen[bytes]) -> None:
+    import subprocess
+
+    from lab.core.progress import say
+
+    try:
+        tracker.wait(TRACKING_END_S)
+    except subprocess.TimeoutExpired:
+        say("MLflow is still being told of the end; `lab endpoints sync` does it again if that is cut short")
 
 
 def _plan(endpoint: EndpointConfig, resolved: dict[str, Path]) -> dict[str, object]:
@@ -64,7 +96,7 @@ def _plan(endpoint: EndpointConfig, resolved: dict[str, Path]) -> dict[str, obje
         variants = of_config(endpoint, Path(store), resolved)
     total = sum(variant.config.weight for variant in variants if not variant.config.shadow)
     rows = [
-        {"variant": v.config.name, "model": v.config.model, **v.identity, "weight": v.config.weight,
+        {"variant": v.config.name, "model": " > ".join(v.config.models), **v.identity, "weight": v.config.weight,
          "share": None if v.config.shadow else v.config.weight / total, "shadow": v.config.shadow,
          "threads": f"{v.config.executor_threads} executors x {v.config.runtime_threads}",
          "max_batch": v.config.max_batch, "max_queue": v.config.max_queue}
@@ -84,9 +116,10 @@ def _fetch(endpoint: EndpointConfig) -> dict[str, Path]:
     from lab.core.errors import TrackingError
 
     resolved = {}
-    for name in sorted({v.model for v in endpoint.variants if v.model.startswith("models:/")}):
+    for name in sorted({model for v in endpoint.variants for model in v.models if model.startswith("models:/")}):
         target = endpoint.log.state_dir / endpoint.endpoint / "registry"
         command = [sys.executable, "-m", "lab.tracking.fetch", name, str(target)]
+        command += [endpoint.tracking.uri] if endpoint.tracking.uri else []
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             raise TrackingError(f"{name} cannot be fetched", got=done.stderr.strip()[-1000:])

@@ -91,7 +91,8 @@ def compile_file(onnx: Path, target_spec: str, output: Path | None, options: Com
     if options.precision == "int8" and not is_quantized(onnx):
         raise ConfigError(
             "a file alone cannot be quantised: calibration needs the task's data", got=onnx,
-            expected="a run, or an ONNX file with QuantizeLinear and DequantizeLinear", hint="lab compile RUN --precision int8",
+            expected="a run, or an ONNX file with QuantizeLinear and DequantizeLinear",
+            hint="lab compile RUN --precision int8",
         )  # fmt: skip
     folder = output or Path("bundles") / f"{onnx.stem}-{target.name.replace(':', '-')}"
     return _compile(Source({MAIN: onnx}, manifest_beside(onnx), None), target, folder, options)
@@ -254,4 +255,7 @@ def _track(opened: OpenRun, report: CompileReport) -> None:
     for name in (REPORT_NAME, *([HTML_NAME] if HTML_NAME in manifest.files else [])):
         tracker.log_artifact(report.folder / name, "compile")
     tracker.log_artifact(report.folder / MANIFEST_NAME, "compile")
+    if opened.config.tracking.register_model:  # an endpoint can be given models:/<task>-<name>-<target>@alias
+        name = f"{opened.config.task}-{opened.config.name}-{report.folder.name}"
+        tracker.register_model(name=name, folder=report.folder, manifest=manifest)
     tracker.finish()

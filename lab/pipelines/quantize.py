@@ -22,7 +22,7 @@ from lab.core.progress import bar, say
 from lab.core.timing import Stages
 from lab.pipelines.compile_source import Source
 from lab.pipelines.context import OpenRun, existing_artifact
-from lab.pipelines.evaluate import feeds, final_split, score_runner
+from lab.pipelines.evaluate import final_split, score_runner
 
 MODEL = "model.onnx"
 FLOAT, INT8 = "onnxruntime", "onnxruntime-int8"

@@ -21,6 +21,7 @@ from lab.serve.guard.config import GuardConfig
 VARIANT_NAME = r"^[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}$"
 MAX_BODY_BYTES = 6_291_456
 """SageMaker's limit for a request's body."""
+MIN_STEPS, MAX_STEPS = 2, 15
 SCOPES = ("invoke", "admin", "metrics")
 
 
@@ -33,12 +34,23 @@ class FaultConfig(LabModel):
     """Added to every call."""
 
 
+class StepConfig(LabModel):
+    """One step of an inference pipeline; a plain string is its model."""
+
+    model: str
+    """As a variant's."""
+    inputs: dict[str, str] = Field(default_factory=dict)
+    """This step's input: output of the step before. Without it, equal names meet, or the only two there are."""
+
+
 class VariantConfig(LabModel):
     """One production variant (EP-10): a model and its share of the traffic, weight / sum of weights."""
 
     name: str = Field(pattern=VARIANT_NAME)
-    model: str
+    model: str = ""
     """A bundle folder, an export folder (ONNX), or models:/name@alias of the MLflow registry."""
+    steps: tuple[StepConfig, ...] = ()
+    """Instead of a model: 2 to 15 models in sequence, in one process, as one (EP-55)."""
     weight: float = Field(1.0, ge=0)
     shadow: bool = False
     """Gets a copy of `weight` of the traffic (a share of 0..1); its answers are compared, never sent (EP-20)."""
@@ -59,6 +71,31 @@ class VariantConfig(LabModel):
     non_finite: Literal["refuse", "allow"] = "refuse"
     """What to do with NaN and infinity in a tensor of a request."""
     faults: FaultConfig = FaultConfig()
+
+    @field_validator("steps", mode="before")
+    @classmethod
+    def _plain_steps(cls, given: Any) -> Any:
+        if not isinstance(given, list | tuple):
+            return given
+        return tuple({"model": step} if isinstance(step, str) else step for step in given)
+
+    @model_validator(mode="after")
+    def _model_or_steps(self) -> Self:
+        if bool(self.model) == bool(self.steps):
+            raise ValueError("a variant has either a model or steps")
+        if self.steps and not MIN_STEPS <= len(self.steps) <= MAX_STEPS:
+            raise ValueError(f"a pipeline has {MIN_STEPS} to {MAX_STEPS} steps, not {len(self.steps)}")
+        return self
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The model, or those of all steps."""
+        return tuple(step.model for step in self.steps) if self.steps else (self.model,)
+
+    @property
+    def wires(self) -> list[dict[str, str]]:
+        """What the steps' inputs are connected to, where that is configured."""
+        return [step.inputs for step in self.steps]
 
     @model_validator(mode="after")
     def _shadow_share(self) -> Self:
@@ -158,6 +195,18 @@ class LogConfig(LabModel):
     """Where guardrail state, decisions and shadow differences are kept, in a folder named as the endpoint."""
 
 
+class EndpointTrackingConfig(LabModel):
+    """The endpoint as a run of MLflow, written by another process (`lab endpoints sync`)."""
+
+    enabled: bool = False
+    """Let `lab serve` start that process beside the endpoint; off, the history waits for the command."""
+    every_s: float = Field(60.0, ge=1)
+    """One sample of every variant in so much time, and one upload."""
+    uri: str | None = None
+    """MLflow tracking server or database; MLFLOW_TRACKING_URI wins. Default sqlite:///mlflow.db."""
+    experiment: str = "lab-endpoints"
+
+
 class EndpointConfig(LabModel):
     """The root: one endpoint with its production variants."""
 
@@ -175,6 +224,7 @@ class EndpointConfig(LabModel):
     metrics_compat: Literal["none", "triton", "sagemaker"] = "none"
     """Also show metrics under the names of Triton or of SageMaker's CloudWatch."""
     guard: GuardConfig | None = None
+    tracking: EndpointTrackingConfig = EndpointTrackingConfig()
 
     @model_validator(mode="after")
     def _variants_fit(self) -> Self:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lab.core.errors import LabError
-from lab.serve.config import EndpointConfig, VariantConfig
+from lab.serve.config import MAX_STEPS, EndpointConfig, VariantConfig
 from lab.serve.control_records import (
     ControlError,
     Json,
     arn,
     data_url,
-    folder_of_uri,
+    folders_of_uris,
     known_name,
     new_name,
     overrides,
@@ -33,16 +33,16 @@ class Catalog:
         self.models: dict[str, Json] = {}
         self.configs: dict[str, Json] = {}
 
-    def adopt(self, config: EndpointConfig, folders: Mapping[str, Path]) -> None:
+    def adopt(self, config: EndpointConfig, folders: Mapping[str, Sequence[Path]]) -> None:
         """Make the configuration file's models known, as if they had been created by calls."""
         now = time.time()
         variants: list[Json] = []
         shadows: list[Json] = []
         for variant in config.variants:
             model = f"{config.endpoint}-{variant.name}"[:63]
-            url = folders[variant.name].resolve().as_uri()
-            self.models[model] = {"ModelName": model, "CreationTime": now, "_config": variant,
-                                  "PrimaryContainer": {"ModelDataUrl": url}}  # fmt: skip
+            containers = [{"ModelDataUrl": folder.resolve().as_uri()} for folder in folders[variant.name]]
+            shown = {"Containers": containers} if variant.steps else {"PrimaryContainer": containers[0]}
+            self.models[model] = {"ModelName": model, "CreationTime": now, "_config": variant, **shown}
             entry = {"VariantName": variant.name, "ModelName": model, "InitialVariantWeight": variant.weight,
                      "InitialInstanceCount": 1}  # fmt: skip
             (shadows if variant.shadow else variants).append(entry)
@@ -52,16 +52,16 @@ class Catalog:
 
     def create_model(self, given: Json) -> Json:
         name = new_name(given, "ModelName", self.models, "model")
-        containers = given.get("Containers") or []
-        container = given.get("PrimaryContainer") or (containers[0] if len(containers) == 1 else None)
-        if container is None:
-            raise ControlError(
-                "one container is needed: PrimaryContainer, or Containers with one (pipelines are not served)"
-            )
-        folder = folder_of_url(data_url(container), self._config.security)
-        changed = overrides(container.get("Environment") or {})
-        validated({"name": "x", "model": str(folder), **changed})
-        self.models[name] = {**given, "CreationTime": time.time(), "_folder": folder, "_overrides": changed}
+        primary = given.get("PrimaryContainer")
+        containers = [primary] if primary else given.get("Containers") or []
+        if not isinstance(containers, list) or not 1 <= len(containers) <= MAX_STEPS:
+            raise ControlError(f"PrimaryContainer, or Containers with 1 to {MAX_STEPS} in sequence, is needed")
+        folders = tuple(folder_of_url(data_url(container), self._config.security) for container in containers)
+        changed: Json = {}
+        for container in containers:  # one process runs all steps: what one of them sets holds for the whole
+            changed |= overrides(container.get("Environment") or {})
+        validated({"name": "x", **_models(folders), **changed})
+        self.models[name] = {**given, "CreationTime": time.time(), "_folders": folders, "_overrides": changed}
         return {"ModelArn": arn("model", name)}
 
     def describe_model(self, given: Json) -> Json:
@@ -103,7 +103,7 @@ class Catalog:
         name, _ = known_name(given, "EndpointConfigName", self.configs, "endpoint configuration")
         del self.configs[name]
 
-    def variants(self, config_name: str) -> list[tuple[VariantConfig, Path]]:
+    def variants(self, config_name: str) -> list[tuple[VariantConfig, Path | tuple[Path, ...]]]:
         """The variants of a configuration, shadows last. Raises ControlError."""
         config = self.configs[config_name]
         sides = [(v, False) for v in config["ProductionVariants"]]
@@ -116,14 +116,21 @@ class Catalog:
             weight = given.get("InitialVariantWeight", 1.0)
             base: Json = model.get("_overrides") or {}
             if "_config" in model:
-                base = model["_config"].model_dump(exclude={"name", "model", "weight", "shadow"})
-            folder = model.get("_folder") or folder_of_uri(model)
+                left_out = {"name", "model", "weight", "shadow"}
+                given_steps = model["_config"].steps
+                base = model["_config"].model_dump(exclude=left_out if given_steps else left_out | {"steps"})
+            folders = model.get("_folders") or folders_of_uris(model)
             fields = {
+                **_models(folders),
                 **base,
                 "name": given.get("VariantName"),
-                "model": str(folder),
                 "weight": weight,
                 "shadow": shadow,
             }
-            found.append((validated(fields), folder))
+            found.append((validated(fields), folders if len(folders) > 1 else folders[0]))
         return found
+
+
+def _models(folders: Sequence[Path]) -> Json:
+    """A variant's fields: one model, or the steps of a pipeline."""
+    return {"model": str(folders[0])} if len(folders) == 1 else {"steps": [str(folder) for folder in folders]}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,7 +21,7 @@ from lab.serve.guard.config import GuardConfig, RolloutConfig
 from lab.serve.guard.deployment import rollout_of
 from lab.serve.table import describe_error
 
-Variants = list[tuple[VariantConfig, Path]]
+Variants = list[tuple[VariantConfig, Path | tuple[Path, ...]]]
 
 
 class Deployments(Protocol):
@@ -74,7 +74,7 @@ class ControlPlane:
         except LabError as error:
             return 400, {"__type": "ValidationException", "message": describe_error(error)}
 
-    def adopt(self, config: EndpointConfig, folders: Mapping[str, Path]) -> None:
+    def adopt(self, config: EndpointConfig, folders: Mapping[str, Sequence[Path]]) -> None:
         """Make the configuration file's endpoint known, as if it had been created by calls."""
         self.catalog.adopt(config, folders)
         record = EndpointRecord(config.endpoint, config.endpoint, time.time(), time.time(), "InService")

@@ -80,9 +80,10 @@ def data_url(container: Json) -> str:
     return url
 
 
-def folder_of_uri(model: Json) -> Path:
+def folders_of_uris(model: Json) -> tuple[Path, ...]:
     """Of a model that the configuration file named."""
-    return Path(unquote(urlsplit(model["PrimaryContainer"]["ModelDataUrl"]).path))
+    containers = model.get("Containers") or [model["PrimaryContainer"]]
+    return tuple(Path(unquote(urlsplit(container["ModelDataUrl"]).path)) for container in containers)
 
 
 def overrides(environment: Mapping[str, Any]) -> Json:

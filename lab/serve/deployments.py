@@ -126,10 +126,15 @@ class Deployments:
         old = next((one for one in endpoint.all() if one.config.name == variant), None)
         if old is None:
             raise DataError("there is no such variant", got=variant, expected=", ".join(endpoint.names()))
+        if old.steps and model is not None:
+            raise ConfigError(
+                "a pipeline's steps are not exchanged one by one", got=str(model)[:200], hint="update the endpoint"
+            )
         folder = old.folder if model is None else folder_of_url(str(model), self._config.security)
         weight = self._topology.weights_of(endpoint)[old.config.name]
-        config = old.config.model_copy(update={"model": str(folder), "weight": weight})
-        new = prepared(config, folder, self._config.security, self._store)
+        changed = {"weight": weight} if old.steps else {"model": str(folder), "weight": weight}
+        config = old.config.model_copy(update=changed)
+        new = prepared(config, old.steps or folder, self._config.security, self._store)
         weights = self._topology.weights_of(endpoint)
         others = [one if one is not old else new for one in endpoint.all()]
         for one in others:
@@ -137,4 +142,4 @@ class Deployments:
         replaced = self.endpoint(endpoint.name, others)
         await self._topology.deploy(self._fleet, replaced)
         self._watch(replaced)
-        return {"variant": new.config.name, "model": str(folder), **new.report, "load_s": new.load_s}
+        return {"variant": new.config.name, "model": new.where, **new.report, "load_s": new.load_s}

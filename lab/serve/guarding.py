@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from lab.artifacts.endpoint_log import DECISIONS_NAME
 from lab.artifacts.files import sha256_json
 from lab.core.errors import ConfigError, DataError, LabError
 from lab.core.progress import say, warn
@@ -35,6 +36,8 @@ class Guarding:
         self._shifts: dict[str, asyncio.Future[bool]] = {}
         self._given_ids: OrderedDict[str, str] = OrderedDict()
         self.num_feedback: dict[tuple[str, str], int] = {}
+        self.outcomes: dict[tuple[str, str, str], tuple[int, float]] = {}
+        """(endpoint, variant, metric) -> number and sum of the outcomes that are evidence."""
 
     def watch(self, endpoint: DeployedEndpoint, config: GuardConfig | None = None) -> Guard | None:
         """Open the guard of an endpoint as it is deployed now; one that goes on from its log sets its weights.
@@ -48,7 +51,7 @@ class Guarding:
         if config is None or not weights:
             return None
         identity = sha256_json([variant.identity for variant in endpoint.variants])
-        log = DecisionLog(self._state_dir / endpoint.name / "guard.sqlite")
+        log = DecisionLog(self._state_dir / endpoint.name / DECISIONS_NAME)
         if config.control not in weights:  # another endpoint's, or one that has been replaced
             config = config.model_copy(update={"control": None})
         guard = Guard(config, weights, time.time, log, identity)
@@ -163,5 +166,8 @@ class Guarding:
             return False
         if not origin.pinned:
             guard.feedback(Feedback(time.time(), origin.variant, metric, value, origin.unit_hash))
+            key = (endpoint, origin.variant, metric)
+            num, total = self.outcomes.get(key, (0, 0.0))
+            self.outcomes[key] = (num + 1, total + value)
         self.num_feedback[endpoint, metric] = self.num_feedback.get((endpoint, metric), 0) + 1
         return True

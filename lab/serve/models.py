@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from lab.artifacts.files import sha256_file
+from lab.artifacts.files import sha256_file, sha256_json
 from lab.artifacts.manifest import MANIFEST_NAME, Manifest
+from lab.artifacts.registered import read_registered
 from lab.artifacts.signing import verify_signature
 from lab.core.errors import ArtifactError, ConfigError, UnsupportedError
 from lab.serve.config import EndpointConfig, SecurityConfig, VariantConfig
+from lab.serve.steps import pipeline_manifest
 from lab.serve.topology import Deployed
 
 REGISTRY = "models:/"
@@ -60,7 +62,11 @@ def folder_of_url(url: str, security: SecurityConfig) -> Path:
     return check_folder(folder)
 
 
-def prepared(config: VariantConfig, folder: Path, security: SecurityConfig, store: Path) -> Deployed:
+Folders = Path | Sequence[Path]
+"""Of a variant: one model's, or those of a pipeline's steps."""
+
+
+def prepared(config: VariantConfig, folder: Folders, security: SecurityConfig, store: Path) -> Deployed:
     """A variant ready to be loaded: its checksums verified and, where a key is configured, its signature.
 
     A signed model is copied first and the copy is what is verified and loaded, so that nobody can exchange a file
@@ -68,13 +74,27 @@ def prepared(config: VariantConfig, folder: Path, security: SecurityConfig, stor
 
     Raises:
         ArtifactError, IntegrityError: it is missing, unsigned, or not as it was built.
+        ConfigError: steps of a pipeline that do not fit together.
     """
+    if isinstance(folder, Path):
+        folder, manifest = _checked(folder, security, store)
+        return Deployed(config, folder, identity=identity_of(manifest, folder), registered=read_registered(folder))
+    found = [_checked(one, security, store) for one in folder]
+    steps, manifests = tuple(one for one, _ in found), [manifest for _, manifest in found]
+    pipeline_manifest(manifests, config.wires)
+    parts = [identity_of(manifest, one) for one, manifest in found]
+    identity = {key: " > ".join(part[key] for part in parts) for key in parts[0]}
+    identity["sha256"] = sha256_json([part["sha256"] for part in parts] + [config.wires])[:16]
+    return Deployed(config, steps[0], identity=identity, steps=steps)
+
+
+def _checked(folder: Path, security: SecurityConfig, store: Path) -> tuple[Path, Manifest]:
+    """The folder to load from, and its manifest."""
     check_folder(folder)
     if security.public_key is not None:
         folder = _private_copy(folder, store)
         verify_signature(folder, security.public_key)
-    manifest = Manifest.load(folder)
-    return Deployed(config, folder, identity=identity_of(manifest, folder))
+    return folder, Manifest.load(folder)
 
 
 def _private_copy(folder: Path, store: Path) -> Path:
@@ -97,6 +117,12 @@ def identity_of(manifest: Manifest, folder: Path) -> dict[str, str]:
     }  # fmt: skip
 
 
+def _folder(model: str, resolved: Mapping[str, Path]) -> Path:
+    if model.startswith(REGISTRY) and model not in resolved:
+        raise ConfigError(f"{model} was not fetched", hint="lab serve CONFIG fetches it before it starts")
+    return resolved.get(model) or Path(model)
+
+
 def of_config(config: EndpointConfig, store: Path, resolved: Mapping[str, Path]) -> list[Deployed]:
     """Every variant of a configuration; `resolved` are the folders that registry names were fetched to.
 
@@ -106,8 +132,6 @@ def of_config(config: EndpointConfig, store: Path, resolved: Mapping[str, Path])
     """
     found = []
     for variant in config.variants:
-        if variant.model.startswith(REGISTRY) and variant.model not in resolved:
-            raise ConfigError(f"{variant.model} was not fetched", hint="lab serve CONFIG fetches it before it starts")
-        folder = resolved.get(variant.model) or Path(variant.model)
-        found.append(prepared(variant, folder, config.security, store))
+        folders = [_folder(model, resolved) for model in variant.models]
+        found.append(prepared(variant, folders if variant.steps else folders[0], config.security, store))
     return found

@@ -26,6 +26,7 @@ from lab.serve.control_plane import ControlPlane
 from lab.serve.deployments import Deployments
 from lab.serve.fleet import Fleet
 from lab.serve.guarding import Guarding
+from lab.serve.history import Recorder
 from lab.serve.ids import read_id
 from lab.serve.metrics import Fleetwide, render
 from lab.serve.models import of_config
@@ -56,6 +57,7 @@ class Supervisor:
         self.guarding = Guarding(config.guard, self.topology, config.log.state_dir)
         self.fleet = Fleet(self.slab, self._handlers(), self.topology.boot, self.guarding.crashed)
         self.view = View(self.slab, self.topology)
+        self.recorder = Recorder(self.slab, self.topology, self.guarding, config.log.state_dir, config.tracking)
         self._scaler = Autoscaler(scaling)
         self.deployments = Deployments(config, self.topology, self.fleet, self.guarding, self._state_dir / "models")
         self.control = ControlPlane(config, self.deployments)
@@ -90,6 +92,7 @@ class Supervisor:
                 await self.fleet.stop(self.config.limits.drain_s + 4.0)
                 self._collect()
                 self.guarding.tick()
+                self.recorder.close()
 
     @contextlib.contextmanager
     def _reserved_port(self) -> Any:
@@ -120,7 +123,7 @@ class Supervisor:
             endpoint = self.deployments.endpoint(self.config.endpoint, variants)
             await self.topology.deploy(self.fleet, endpoint)
             self.guarding.watch(endpoint)
-            self.control.adopt(self.config, {variant.config.name: variant.folder for variant in variants})
+            self.control.adopt(self.config, {v.config.name: v.steps or (v.folder,) for v in variants})
 
     async def _work(self) -> None:
         while not self._stop.is_set():
@@ -129,6 +132,7 @@ class Supervisor:
             self._collect()
             self.guarding.tick()
             self.view.tick()
+            self.recorder.tick()
             await self._scale()
 
     def _collect(self) -> None:

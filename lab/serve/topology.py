@@ -25,6 +25,15 @@ class Deployed:
     report: dict[str, Any] = field(default_factory=dict)
     identity: dict[str, str] = field(default_factory=dict)
     load_s: float = 0.0
+    steps: tuple[Path, ...] = ()
+    """Folders of a pipeline's models, of which `folder` is the first; none where there is one model."""
+    registered: str = ""
+    """"models:/NAME/VERSION" of a model that came from the registry."""
+
+    @property
+    def where(self) -> str:
+        """For people: the folder, or those of all steps."""
+        return " > ".join(map(str, self.steps or (self.folder,)))
 
 
 @dataclass
@@ -111,7 +120,7 @@ class Topology:
         variant.report = reports[0] if reports else {}
         variant.load_s = time.monotonic() - began
         golden = "its golden sample agrees" if variant.report.get("golden") else "no golden sample to compare with"
-        say(f"loaded {variant.config.name} ({variant.folder}) in {variant.load_s:.1f} s; {golden}")
+        say(f"loaded {variant.config.name} ({variant.where}) in {variant.load_s:.1f} s; {golden}")
 
     async def _unload(self, fleet: Fleet, variants: Sequence[Deployed]) -> None:
         timeout_s = self.config.limits.drain_s
@@ -167,7 +176,8 @@ class Topology:
 
 def _load(variant: Deployed) -> dict[str, Any]:
     dumped = variant.config.model_dump(mode="json")
-    return {"slot": variant.slot, "variant": dumped, "folder": str(variant.folder)}
+    return {"slot": variant.slot, "variant": dumped, "folder": str(variant.folder),
+            "steps": [str(step) for step in variant.steps]}  # fmt: skip
 
 
 def _activate(endpoint: DeployedEndpoint) -> dict[str, Any]:

@@ -68,7 +68,7 @@ class View:
         execute = stage_histogram(row, "execute") - stage_histogram(old, "execute")
         batch = batch_histogram(row)
         return {
-            "name": variant.config.name, "model": str(variant.folder), "identity": variant.identity,
+            "name": variant.config.name, "model": variant.where, "identity": variant.identity,
             "report": variant.report, "requests": total["all"], "errors": total["errors"], "codes": total["codes"],
             "requests_per_s": recent["all"] / seconds,
             "error_share": recent["errors"] / recent["all"] if recent["all"] else 0.0,

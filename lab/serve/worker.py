@@ -59,7 +59,8 @@ class Worker:
     async def _load(self, message: dict[str, Any]) -> dict[str, Any]:
         slot = int(message["slot"])
         config = VariantConfig.model_validate(message["variant"])
-        variant = Variant(config, Path(message["folder"]), Meter(self.slab, self.index, slot))
+        steps = [Path(step) for step in message.get("steps", ())]
+        variant = Variant(config, Path(message["folder"]), Meter(self.slab, self.index, slot), steps)
         return await self.endpoints.load(slot, variant)
 
     async def _activate(self, message: dict[str, Any]) -> None:

@@ -115,7 +115,7 @@ class Sender:
 
     def _create(self, group: list[Operation]) -> None:
         fields = group[0].fields
-        experiment_id = self._experiment(fields["experiment"])
+        experiment_id = experiment_id_of(self.client, self.uri, fields["experiment"])
         run_id = self._find_run(experiment_id)
         if fields["run_id"] and self._exists(fields["run_id"]):
             run_id = fields["run_id"]
@@ -129,19 +129,6 @@ class Sender:
             )
             run_id = run.info.run_id
         self.spool.update(run_id=run_id, experiment_id=experiment_id, uri=self.uri, status="")
-
-    def _experiment(self, name: str) -> str:
-        experiment = self.client.get_experiment_by_name(name)
-        if experiment is None:
-            try:
-                return str(self.client.create_experiment(name, artifact_location=artifact_location(self.uri, name)))
-            except MlflowException as error:
-                if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another process was quicker
-                    raise
-                experiment = self.client.get_experiment_by_name(name)
-        if experiment.lifecycle_stage != "active":
-            raise TrackingError(f"the MLflow experiment '{name}' was deleted", hint="mlflow experiments restore")
-        return str(experiment.experiment_id)
 
     def _find_run(self, experiment_id: str) -> str:
         """The run this journal made before it could write that down."""
@@ -226,6 +213,21 @@ class Sender:
         """Tell the server how the run ended, and when."""
         self.client.set_terminated(self.run_id, STATUS[status], time_ms or int(time.time() * 1000))
         self.spool.update(status=status)
+
+
+def experiment_id_of(client: Any, uri: str, name: str) -> str:
+    """The id of an experiment, made where it is missing. Raises TrackingError when it was deleted."""
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        try:
+            return str(client.create_experiment(name, artifact_location=artifact_location(uri, name)))
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another process was quicker
+                raise
+            experiment = client.get_experiment_by_name(name)
+    if experiment.lifecycle_stage != "active":
+        raise TrackingError(f"the MLflow experiment '{name}' was deleted", hint="mlflow experiments restore")
+    return str(experiment.experiment_id)
 
 
 def last_time_ms(spool: Spool) -> int:

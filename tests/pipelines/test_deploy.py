@@ -15,6 +15,7 @@ from onnx import TensorProto, helper
 from PIL import Image
 
 from lab.artifacts.manifest import Manifest
+from lab.artifacts.registered import read_registered
 from lab.artifacts.rundir import RunDir
 from lab.core.errors import ConfigError, DataError, IncompatibleError, IntegrityError, ParityError, UnsupportedError
 from lab.pipelines.compile import compile_file, compile_run
@@ -147,6 +148,16 @@ def test_a_target_that_does_not_run_here_is_reported_without_times(tmp_path: Pat
     assert function["memory"]["peak_bytes"] > 0
     assert all(kernel["num_bytes"] and kernel["time_us"] is None for kernel in function["kernels"])
     assert "Nothing was timed" in (tmp_path / "b" / "report.html").read_text()
+
+
+def test_a_compiled_bundle_is_registered_and_comes_back_whole(
+    opened: OpenRun, bundle: Path, tracking: dict[str, Any], tmp_path: Path
+) -> None:
+    from lab.tracking.fetch import fetch
+
+    fetched = fetch("models:/classification-tiny-x86/1", tmp_path / "registry", tracking["uri"])
+    assert Manifest.load(fetched) == Manifest.load(bundle)
+    assert read_registered(fetched) == "models:/classification-tiny-x86/1"
 
 
 def test_predict_goes_on_after_a_broken_image(opened: OpenRun, bundle: Path, tmp_path: Path) -> None:

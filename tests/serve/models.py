@@ -62,3 +62,17 @@ def adder(folder: Path) -> Path:
     manifest = Manifest(kind="onnx", name="adder", signature=Signature(tuple(specs[:2]), tuple(specs[2:])))
     manifest.with_files(folder, ["model.onnx"]).save(folder)
     return folder
+
+
+def scaler(folder: Path, factor: float, source: str, target: str, shape: tuple[int | str, ...]) -> Path:
+    """float32 `target` = factor * `source`; of no task: a step of a pipeline."""
+    folder.mkdir(parents=True)
+    ports = [helper.make_tensor_value_info(port, TensorProto.FLOAT, list(shape)) for port in (source, target)]
+    node = helper.make_node("Mul", [source, "factor"], [target])
+    constant = numpy_helper.from_array(np.asarray(factor, np.float32), "factor")
+    graph = helper.make_graph([node], "g", ports[:1], ports[1:], [constant])
+    opset = helper.make_opsetid("", 18)
+    onnx.save(helper.make_model(graph, opset_imports=[opset], ir_version=10), folder / "model.onnx")
+    signature = Signature((TensorSpec(source, "float32", shape),), (TensorSpec(target, "float32", shape),))
+    Manifest(kind="onnx", name=folder.name, signature=signature).with_files(folder, ["model.onnx"]).save(folder)
+    return folder

@@ -22,6 +22,13 @@ def test_the_default_configuration_loads_and_survives_json(repo: Path) -> None:
     assert of_dict(config.model_dump(mode="json")) == config
 
 
+def test_the_demos_configuration_names_the_registrys_aliases(repo: Path) -> None:
+    config = load_endpoint(repo / "configs" / "endpoints" / "demo_canary.yaml")
+    aliases = [model.partition("@")[2] for variant in config.variants for model in variant.models]
+    assert aliases == ["champion", "challenger", "nightly"]
+    assert of_dict(config.model_dump(mode="json")) == config
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -22,11 +22,11 @@ DEPTH = 4  # 8-bit products that one 32-bit lane of a dot-product instruction su
 class IntegerConvolution:
     """`data` is NHWC, `weights` RSCK; `padding` top, left, bottom, right; what is padded counts as `zero_point`."""
 
-    data: tuple[int, int, int, int]
-    weights: tuple[int, int, int, int]
-    strides: tuple[int, int]
-    padding: tuple[int, int, int, int]
-    dilation: tuple[int, int]
+    data: tuple[int, ...]
+    weights: tuple[int, ...]
+    strides: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
     zero_point: int
 
     @property

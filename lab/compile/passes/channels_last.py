@@ -189,10 +189,10 @@ def _matmul(sinker: Sinker, call: Any) -> Any | None:
 
 ELEMENTWISE = (
     "abs", "acos", "add", "asin", "astype", "atan", "ceil", "clip", "cos", "cosh", "divide", "equal", "erf", "exp",
-    "floor", "floor_divide", "greater", "greater_equal", "isfinite", "isnan", "less", "less_equal", "log", "logical_and",
-    "logical_not", "logical_or", "maximum", "minimum", "mod", "multiply", "negative", "nn.gelu", "nn.gelu_tanh",
-    "nn.leakyrelu", "nn.relu", "nn.relu6", "nn.selu", "nn.silu", "nn.softplus", "not_equal", "power", "round", "rsqrt",
-    "sigmoid", "sign", "sin", "sinh", "sqrt", "square", "subtract", "tan", "tanh", "where",
+    "floor", "floor_divide", "greater", "greater_equal", "isfinite", "isnan", "less", "less_equal", "log",
+    "logical_and", "logical_not", "logical_or", "maximum", "minimum", "mod", "multiply", "negative", "nn.gelu",
+    "nn.gelu_tanh", "nn.leakyrelu", "nn.relu", "nn.relu6", "nn.selu", "nn.silu", "nn.softplus", "not_equal", "power",
+    "round", "rsqrt", "sigmoid", "sign", "sin", "sinh", "sqrt", "square", "subtract", "tan", "tanh", "where",
 )  # fmt: skip
 
 SINKS: Mapping[str, Callable[[Sinker, Any], Any | None]] = {

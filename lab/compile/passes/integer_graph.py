@@ -1,7 +1,7 @@
 """Turn a quantised ONNX graph (QuantizeLinear / DequantizeLinear pairs) inside out, so that products read integers.
 
-`Conv(DQ(x), DQ(w)) + b` becomes `Conv(x - zero, w) * scale + b`: values between operators are then stored in 8 bits, and
-what a product multiplies are whole numbers, from which `passes.integer_products` makes integer kernels where the
+`Conv(DQ(x), DQ(w)) + b` becomes `Conv(x - zero, w) * scale + b`: values between operators are then stored in 8 bits,
+and what a product multiplies are whole numbers, from which `passes.integer_products` makes integer kernels where the
 target has them. Where it has none the graph is still right: a float holds every 8-bit number.
 
 Two roundings differ from the graph as written, both far below a quantisation step: values are multiplied by 1 / scale
@@ -71,7 +71,7 @@ class _Rewriter:
 
     def rewrite(self) -> None:
         for node in list(self.graph.node):
-            if node.output[0] in self.skipped or node.op_type == "DequantizeLinear" and self._is_absorbed(node):
+            if node.output[0] in self.skipped or (node.op_type == "DequantizeLinear" and self._is_absorbed(node)):
                 continue
             if self.is_product(node):
                 self._product(node)
@@ -187,7 +187,8 @@ class _Rewriter:
 
     def _product(self, node: onnx.NodeProto) -> None:
         source, weights = self._dequantized(node.input[0]), self._weights(node)
-        assert source is not None and weights is not None
+        assert source is not None
+        assert weights is not None
         prefix = f"{node.output[0]}.integer"
         rank = weights.integers.ndim if node.op_type == "Conv" else 2
         scale = source.scale * weights.scale

@@ -31,6 +31,15 @@ class _Operand(NamedTuple):
     zero_point: int
 
 
+class _Window(NamedTuple):
+    strides: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+
+
+ONE = _Window((1, 1), (0, 0, 0, 0), (1, 1))
+
+
 @relax.expr_functor.mutator
 class _Replacer(relax.PyExprMutator):  # type: ignore[misc]
     def __init__(self, mod: IRModule, num_lanes: int) -> None:
@@ -51,11 +60,10 @@ class _Replacer(relax.PyExprMutator):  # type: ignore[misc]
         attrs, data, weights = call.attrs, self._operand(call.args[0]), _integers(call.args[1])
         if str(attrs.data_layout) != "NHWC" or int(attrs.groups) != 1 or data is None or weights is None:
             return None
-        shape = _static(data.stored)
-        if shape is None:
+        if _static(data.stored) is None:
             return None
-        sizes = [[int(n) for n in values] for values in (attrs.strides, attrs.padding, attrs.dilation)]
-        return self._emit(data, shape, weights, *sizes)
+        window = _Window(*(tuple(int(n) for n in values) for values in (attrs.strides, attrs.padding, attrs.dilation)))
+        return self._emit(data, weights, window)
 
     def _product(self, call: Any) -> Any | None:
         """[..., C] x [C, K] is a 1x1 convolution of one image of one row."""
@@ -65,19 +73,15 @@ class _Replacer(relax.PyExprMutator):  # type: ignore[misc]
             return None
         image = [1, 1, prod(shape[:-1]), shape[-1]]
         flat = _Operand(self.builder_.emit(relax.op.reshape(data.stored, image)), data.zero_point)
-        result = self._emit(flat, image, weights[None, None], [1, 1], [0] * 4, [1, 1])
+        result = self._emit(flat, weights[None, None], ONE)
         return relax.op.reshape(self.builder_.emit(result), (*shape[:-1], weights.shape[1]))
 
-    def _emit(
-        self, data: _Operand, shape: list[int], weights: np.ndarray, strides: list[int], padding: list[int],
-        dilation: list[int],
-    ) -> Any:  # fmt: skip
+    def _emit(self, data: _Operand, weights: np.ndarray, window: _Window) -> Any:
         outputs = weights.shape[3]
         stored = padded_weights(weights, self.num_lanes)
         correction = data.zero_point * stored.astype(np.int64).sum(axis=(0, 1, 2))
-        conv = IntegerConvolution(
-            tuple(shape), stored.shape, tuple(strides), tuple(padding), tuple(dilation), data.zero_point
-        )
+        shape = tuple(int(dim) for dim in data.stored.ty.shape)
+        conv = IntegerConvolution(shape, stored.shape, *window, data.zero_point)
         constants = [relax.const(stored), relax.const(correction.astype(np.int32))]
         made = emit.call(self.builder_, integer_conv2d(conv), [data.stored, *constants])
         if stored.shape[3] == outputs:

@@ -1,7 +1,7 @@
 """Direct convolution of 8-bit numbers by dot-product instructions, with whatever follows it in registers.
 
-Like `conv2d`, but for groups of four input channels: a tile of `num_rows` output positions x vectors of outputs stays in
-registers; each step loads a group's weights once and broadcasts four bytes of input per position.
+Like `conv2d`, but for groups of four input channels: a tile of `num_rows` output positions x vectors of outputs stays
+in registers; each step loads a group's weights once and broadcasts four bytes of input per position.
 """
 
 from __future__ import annotations

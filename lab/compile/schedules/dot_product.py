@@ -3,13 +3,16 @@
 TVM's own (`dot_16x4_vnni`) hands LLVM 32-bit lanes, which LLVM 22 takes as bytes: its verifier refuses them.
 """
 
+# mypy: ignore-errors
+# TVMScript is a language of its own in Python's syntax; its annotations are no types.
+
 from __future__ import annotations
 
 from functools import cache
 from typing import Any
 
 from tvm.s_tir import TensorIntrin
-from tvm.script import tirx as T  # noqa: N812  what TVMScript is always called
+from tvm.script import tirx as T
 
 from lab.compile.kernels.integer_conv import DEPTH
 

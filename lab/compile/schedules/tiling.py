@@ -165,7 +165,7 @@ def accumulate_by_instruction(
 
 
 def vectorize_tiles(sch: Schedule, blocks: Sequence[Any], depth: int, machine: Machine, *, has_rows: bool) -> None:
-    """Unroll and vectorise the loops of `blocks` below the outermost `depth`: rows, where there are some, and columns."""
+    """Unroll and vectorise the loops of `blocks` below the outermost `depth`: rows, where there are any, columns."""
     for written in blocks:
         inner = sch.get_loops(written)[depth:]
         if inner:

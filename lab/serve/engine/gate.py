@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from lab.artifacts.golden import read_golden
 from lab.core.compare import difference
 from lab.core.errors import ParityError
-from lab.serve.engine.model import ServedModel
+from lab.serve.engine.model import Part, ServedModel
+from lab.tasks import DEPLOY
 
 WARM_UP_CALLS = 3
 _LENGTH = 8
@@ -26,20 +27,28 @@ class Passed:
     golden: bool
 
 
-def pass_gate(model: ServedModel, folder: Path) -> Passed:
-    """Warm a model up and compare its golden sample.
+def pass_gate(model: ServedModel) -> Passed:
+    """Warm a model up and compare its golden sample; each step's own, where it is a pipeline.
 
     Raises:
         ParityError: outputs that differ from the golden ones, or are not finite.
         LabError: whatever running raises.
     """
     latency_ms = _warm_up(model)
-    golden = read_golden(folder) if model.config.engine == "auto" else None
-    if golden is None:
+    if model.config.engine != "auto":
         return Passed(latency_ms, False)
-    outputs = model.runner.run(golden.inputs)
-    if model.deploy is not None:
-        _, outputs = model.deploy.aligned(golden.outputs, outputs)
+    compared = [_agrees(part) for part in model.parts]
+    return Passed(latency_ms, all(compared))
+
+
+def _agrees(part: Part) -> bool:
+    """False where there is no golden sample to compare with. Raises ParityError."""
+    golden = read_golden(part.folder)
+    if golden is None:
+        return False
+    outputs: Mapping[str, np.ndarray] = part.runner.run(golden.inputs)
+    if part.manifest.task is not None:
+        _, outputs = DEPLOY[part.manifest.task].aligned(golden.outputs, outputs)
     for name, expected in golden.outputs.items():
         found = difference(expected, outputs[name])
         scale = max(1.0, float(np.abs(expected).max(initial=0)))
@@ -48,7 +57,7 @@ def pass_gate(model: ServedModel, folder: Path) -> Passed:
                 f"output '{name}' is not what the model gave when it was built", got=found,
                 expected=f"within {golden.tolerance * scale:.3g}", hint="build the artifact again on this kind of CPU",
             )  # fmt: skip
-    return Passed(latency_ms, True)
+    return True
 
 
 def _warm_up(model: ServedModel) -> float:

@@ -6,6 +6,7 @@ import inspect
 import random
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from types import ModuleType
@@ -19,8 +20,10 @@ from lab.core.interfaces import Arrays, Runner
 from lab.core.signature import Signature
 from lab.runtime.models import open_model
 from lab.runtime.null_runner import NullRunner
+from lab.runtime.pipeline import PipelineRunner
 from lab.runtime.program import ProgramRunner
 from lab.serve.config import FaultConfig, VariantConfig
+from lab.serve.steps import pipeline_manifest
 from lab.tasks import DEPLOY, loop_of
 
 BATCH = "batch"
@@ -30,27 +33,44 @@ class FaultError(LabError):
     """A fault that the configuration asked for."""
 
 
+@dataclass(frozen=True)
+class Part:
+    """One opened artifact: the model, or a step of a pipeline."""
+
+    folder: Path
+    manifest: Manifest
+    runner: Runner
+
+
 class ServedModel:
     """What an executor thread calls. Not thread-safe.
 
     Args:
         folder: of a bundle or an ONNX export.
+        steps: the folders of a pipeline's models, instead of it.
 
     Raises:
+        ConfigError: steps that do not fit together.
         ArtifactError, IntegrityError, IncompatibleError, MissingToolError: as `lab.runtime.models.open_model`.
     """
 
-    def __init__(self, folder: Path, config: VariantConfig) -> None:
-        self.manifest = Manifest.load(folder)
+    def __init__(self, folder: Path, config: VariantConfig, steps: Sequence[Path] = ()) -> None:
         self.config = config
-        self.runner = self._open(folder)
+        self.parts = [self._open(one) for one in steps or (folder,)]
+        self.manifest, self.runner = self.parts[0].manifest, self.parts[0].runner
+        if steps:
+            manifests = [part.manifest for part in self.parts]
+            self.manifest = pipeline_manifest(manifests, config.wires)
+            runners = [part.runner for part in self.parts]
+            self.runner = PipelineRunner(runners, [manifest.name for manifest in manifests], config.wires)
         self.signature: Signature = self.runner.signature
         self._programs: dict[str, Runner] = {}
 
-    def _open(self, folder: Path) -> Runner:
+    def _open(self, folder: Path) -> Part:
+        manifest = Manifest.load(folder)
         if self.config.engine == "zeros":
-            return NullRunner(self.manifest.signature)
-        return open_model(folder, loop_of, num_threads=self.config.runtime_threads)
+            return Part(folder, manifest, NullRunner(manifest.signature))
+        return Part(folder, manifest, open_model(folder, loop_of, num_threads=self.config.runtime_threads))
 
     @cached_property
     def deploy(self) -> ModuleType | None:
@@ -61,7 +81,8 @@ class ServedModel:
     @cached_property
     def batches(self) -> bool:
         """Whether inputs of several requests may be put together: everything has a batch dimension in front."""
-        specs = (*self.signature.inputs, *self.signature.outputs)
+        signatures = [self.signature, *(part.runner.signature for part in self.parts)]
+        specs = [spec for signature in signatures for spec in (*signature.inputs, *signature.outputs)]
         return all(spec.shape and spec.shape[0] == BATCH for spec in specs) and not self.manifest.functions
 
     def run(self, feed: Mapping[str, np.ndarray], options: Mapping[str, Any] | None = None) -> Arrays:

@@ -32,10 +32,11 @@ class Variant:
 
     Args:
         meter: of this worker and the variant's slot.
+        steps: folders of a pipeline's models.
     """
 
-    def __init__(self, config: VariantConfig, folder: Path, meter: Meter) -> None:
-        self.config, self.folder, self.meter = config, folder, meter
+    def __init__(self, config: VariantConfig, folder: Path, meter: Meter, steps: Sequence[Path] = ()) -> None:
+        self.config, self.folder, self.meter, self.steps = config, folder, meter, tuple(steps)
         self.model: ServedModel | None = None
         self.passed: Passed | None = None
         self._queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
@@ -145,8 +146,8 @@ class Variant:
             # Threads the engine starts from here inherit it: shadows get the processor last.
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), SHADOW_NICENESS)
         try:
-            model = ServedModel(self.folder, self.config)
-            passed = pass_gate(model, self.folder)
+            model = ServedModel(self.folder, self.config, self.steps)
+            passed = pass_gate(model)
         except Exception as error:  # noqa: BLE001  goes to whoever asked for the variant
             loop.call_soon_threadsafe(opened.set_exception, error)
             return

@@ -163,7 +163,8 @@ class Guard:
 
     def _stop(self, name: str, targets: list[str], now: float, reason: str, evidence: dict[str, Any]) -> Decision:
         """Take all weight from a variant; a rollout it is part of is over."""
-        evidence = evidence | (self.evidence.summary(name) if name != self.control else {})
+        evidence = evidence | {"variant": name, "control": self.control}
+        evidence |= self.evidence.summary(name) if name != self.control else {}
         self.stopped[name] = reason
         if self.rollout and name == self.rollout.candidate:
             self.rollout.finish("rolled_back", now)
@@ -212,7 +213,9 @@ class Guard:
     def _promote(self, rollout: Rollout, now: float, reason: str) -> Decision:
         """The candidate becomes the control, and a new experiment begins."""
         rollout.finish("promoted", now)
-        evidence = self.evidence.summary(rollout.candidate) | {"retire_at_s": rollout.retire_at_s}
+        evidence = self.evidence.summary(rollout.candidate) | {
+            "variant": rollout.candidate, "control": self.control, "retire_at_s": rollout.retire_at_s,
+        }  # fmt: skip
         decision = self._decide("promote", now, self.weights, reason, evidence)
         self._new_experiment(rollout.candidate, keep_thresholds=False)
         return decision

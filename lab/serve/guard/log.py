@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from lab.artifacts.endpoint_log import select_decisions
 from lab.core.errors import ArtifactError, StorageError
 from lab.serve.guard.events import Decision
 
@@ -112,16 +113,7 @@ class DecisionLog:
 
     def decisions(self, limit: int = 100, after_id: int = 0) -> list[dict[str, Any]]:
         """The newest `limit` decisions with an id above `after_id`, oldest first."""
-        rows = self._db.execute(
-            "SELECT id, experiment, time_s, kind, reason, weights, evidence FROM decisions WHERE id > ? "
-            "ORDER BY id DESC LIMIT ?",
-            (after_id, limit),
-        ).fetchall()
-        names = ("id", "experiment", "time_s", "kind", "reason")
-        return [
-            dict(zip(names, row[:5], strict=True)) | {"weights": json.loads(row[5]), "evidence": json.loads(row[6])}
-            for row in reversed(rows)
-        ]
+        return select_decisions(self._db, after_id, limit)
 
     def close(self) -> None:
         self._db.close()
