@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from lab.artifacts.files import sha256_file
 from lab.compile import schedules
 from lab.compile.build import compile_onnx, write_library
 from lab.compile.report import KernelReport, KernelRow, render
@@ -71,6 +75,23 @@ def test_same_input_same_bytes(tmp_path: Path) -> None:
         assert (entry.library, entry.batch_size, entry.function) == ("model_b1.so", 1, "main")
         libraries.append((tmp_path / name / entry.library).read_bytes())
     assert libraries[0] == libraries[1]
+
+
+def test_same_bytes_from_another_process(tmp_path: Path) -> None:
+    """Python orders sets anew in each process: none of them may reach the library."""
+    path = small(tmp_path / "m.onnx")
+    script = (
+        "import sys; from pathlib import Path; from lab.compile.build import compile_onnx, write_library;"
+        "from lab.compile.targets import resolve_target;"
+        "write_library(compile_onnx(Path(sys.argv[1]), resolve_target('x86'), progress=str), Path(sys.argv[2]))"
+    )
+    digests = set()
+    for seed in ("1", "2"):
+        folder = tmp_path / seed
+        environment = os.environ | {"PYTHONHASHSEED": seed}
+        subprocess.run([sys.executable, "-c", script, str(path), str(folder)], check=True, env=environment)
+        digests.add(sha256_file(folder / "model_b1.so"))
+    assert len(digests) == 1
 
 
 def test_a_rule_that_fails_is_reported_and_the_next_one_used(  # type: ignore[no-untyped-def]
