@@ -223,3 +223,21 @@ def test_the_library_is_smaller_than_the_floats(tmp_path: Path) -> None:
     model = g.model(g.op("Conv", g.stored("x", 0.02, 9), g.stored_weights(256, 256, 3, 3)))
     (entry,) = write_library(compiled(model, tmp_path), tmp_path)
     assert (tmp_path / entry.library).stat().st_size < 256 * 256 * 9 * 2
+
+
+def test_what_a_branch_reads_keeps_its_name() -> None:
+    g = Quantized([1, 4, 6, 6])
+    x = g.stored("x", 0.02, 9)
+    y = g.op("Conv", x, g.stored_weights(4, 4, 1, 1))
+    branches = [
+        helper.make_graph(
+            [helper.make_node("Identity", [x], [name])], name, [], [helper.make_empty_tensor_value_info(name)]
+        )
+        for name in ("then", "else")
+    ]
+    condition = g.constant(np.array(True))
+    both = g.op("Add", y, g.op("If", condition, then_branch=branches[0], else_branch=branches[1]))
+    model = g.model(both)
+    array = image(model)
+    before = evaluate(model, array)
+    np.testing.assert_allclose(evaluate(integer_graph(model), array), before, atol=1e-4)

@@ -16,6 +16,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from lab.compile.passes.quantized_graph import Quantized, QuantizedGraph
 
+MIN_OPSET = 11  # Round, and Clip with its bounds as inputs
+
 
 def integer_graph(model: onnx.ModelProto) -> onnx.ModelProto:
     """Rewrite `model` where a convolution or product of a quantised tensor and quantised constant weights is found.
@@ -23,7 +25,8 @@ def integer_graph(model: onnx.ModelProto) -> onnx.ModelProto:
     Changes `model` and returns it. Everything else of a quantised graph keeps its meaning.
     """
     rewriter = _Rewriter(model.graph)
-    if any(rewriter.is_product(node) for node in model.graph.node):
+    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+    if opset >= MIN_OPSET and any(rewriter.is_product(node) for node in model.graph.node):
         rewriter.rewrite()
     return model
 

@@ -42,7 +42,8 @@ class QuantizedGraph:
             if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
                 self.constants[node.output[0]] = node.attribute[0].t
         self.producers = {name: node for node in graph.node for name in node.output}
-        self.outputs = {value.name for value in graph.output}
+        self.outputs = {value.name for value in graph.output} | set(_read_inside(graph))
+        """Names that must stay: the graph's outputs, and what a branch or loop body reads from outside."""
         self.readers: dict[str, list[onnx.NodeProto]] = {}
         for node in graph.node:
             for name in node.input:
@@ -145,6 +146,14 @@ class QuantizedGraph:
             return False
         result = self.quantized[readers[0].output[0]]
         return (source.scale, source.zero_point) == (result.scale, result.zero_point)
+
+
+def _read_inside(graph: onnx.GraphProto) -> Iterator[str]:
+    """What the graphs within a graph's nodes read."""
+    for node in graph.node:
+        for inner in (a.g for a in node.attribute if a.type == onnx.AttributeProto.GRAPH):
+            yield from (name for reader in inner.node for name in reader.input)
+            yield from _read_inside(inner)
 
 
 def _along(values: np.ndarray, axis: int, num_dims: int) -> np.ndarray:
