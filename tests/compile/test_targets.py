@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import tvm
 
@@ -25,7 +27,7 @@ def test_this_machine() -> None:
     [
         ("haswell", {"avx2", "fma", "bmi2", "f16c", "abm"}, {"avx512f"}, AVX2),
         ("skylake-avx512", {"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512cd"}, {"avx512_vnni"}, AVX512),
-        ("znver4", {"avx512f", "avx512_vnni", "avx512_bf16"}, {"avx512_fp16"}, AVX512),
+        ("znver4", {"avx512f", "avx512_vnni", "avx512_bf16"}, {"avx512_fp16"}, replace(AVX512, has_dot_product=True)),
         ("x86-64-v3", {"avx2", "fma"}, {"avx512f"}, AVX2),
         ("x86-64-v2", {"sse4_2", "popcnt"}, {"avx"}, SSE),
     ],
