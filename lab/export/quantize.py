@@ -72,10 +72,21 @@ def quantize_onnx(path: Path, output: Path, feeds: Iterable[Mapping[str, np.ndar
         quiet.setLevel(level)
 
 
+def has_halves(path: Path) -> bool:
+    """Whether an ONNX file computes, in part, in half precision. False for a file that is not ONNX."""
+    try:
+        graph = onnx.load(path, load_external_data=False).graph
+    except Exception:  # noqa: BLE001  as below
+        return False
+    casts = (a.i for node in graph.node if node.op_type == "Cast" for a in node.attribute if a.name == "to")
+    kinds = [value.type.tensor_type.elem_type for value in (*graph.input, *graph.output, *graph.value_info)]
+    return onnx.TensorProto.FLOAT16 in {*casts, *kinds, *(tensor.data_type for tensor in graph.initializer)}
+
+
 def is_quantized(path: Path) -> bool:
     """Whether an ONNX file holds quantised tensors already. False for a file that is not ONNX."""
     try:
         graph = onnx.load(path, load_external_data=False).graph
     except Exception:  # noqa: BLE001  onnx raises protobuf's types and its own; whoever compiles the file says what is wrong
         return False
-    return any(node.op_type == "DequantizeLinear" for node in graph.node)
+    return any(node.op_type.startswith(("DequantizeLinear", "QLinear")) for node in graph.node)

@@ -200,7 +200,7 @@ def _parity(
             reference,
             runner,
             source.batches(manifest.signature, options, target.kind),
-            tolerance=options.tolerance or target.tolerance,
+            tolerance=options.tolerance or source.tolerance(target),
             judge=source.judge(),
         )
         latency = None

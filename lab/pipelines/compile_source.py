@@ -79,8 +79,9 @@ class Source:
     def batches(self, signature: Signature, options: CompileOptions, kind: str) -> Iterator[Batch]:
         """What the parity ladder climbs on: the run's evaluation split, or random arrays for a file alone."""
         if self.opened is None:
-            for seed in range(options.num_samples or RANDOM_SAMPLES):
-                yield signature.example_inputs({BATCH: options.batch_sizes[0]}, seed=seed), None
+            for size in options.batch_sizes:  # each has a library of its own
+                for seed in range(options.num_samples or RANDOM_SAMPLES):
+                    yield signature.example_inputs({BATCH: size}, seed=seed), None
             return
         task = self.opened.learning_task()
         limit = options.num_samples or (PROGRAM_SAMPLES if self.functions else PARITY_SAMPLES)[kind]
@@ -103,9 +104,18 @@ class Source:
         inputs = {name: array[:rows] if name in with_batch else array for name, array in feed.items()}
         reference = self.reference(manifest)
         try:
-            return Golden(inputs, reference.run(inputs), max(target.tolerance, Golden.tolerance))
+            return Golden(inputs, reference.run(inputs), max(self.tolerance(target), Golden.tolerance))
         finally:
             reference.close()
+
+    def tolerance(self, target: Target) -> float:
+        """The target's; a file that computes in halves or in 8 bits rounds at every operator, wherever it runs."""
+        from lab.compile.targets.target import HALF_TOLERANCE, INT8_TOLERANCE
+        from lab.export.quantize import has_halves, is_quantized
+
+        files = self.files.values()
+        halves = HALF_TOLERANCE if any(map(has_halves, files)) else 0.0
+        return max(target.tolerance, halves, INT8_TOLERANCE if any(map(is_quantized, files)) else 0.0)
 
     def judge(self) -> Judge | None:
         """Who knows what the outputs mean; None for a file of no task."""

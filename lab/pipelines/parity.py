@@ -61,6 +61,11 @@ class _Tally:
 
     def compare(self, expected: Arrays, actual: Arrays, function: str = "") -> None:
         for name, array in expected.items():
+            if array.dtype != actual[name].dtype:
+                raise ParityError(
+                    f"output '{name}' has another type", got=actual[name].dtype, expected=array.dtype,
+                    hint="an operator is compiled wrongly: please report the model",
+                )  # fmt: skip
             gap = difference(array, actual[name])
             if gap.max_abs >= self.worst.max_abs:
                 self.worst, self.worst_output = gap, f"{function}.{name}" if function else name
@@ -94,7 +99,7 @@ def climb(
     scorers = [judge.scorer(), judge.scorer()] if judge else []
     for feed, samples in batches:
         expected, actual = _run_both(reference, candidate, feed, tally), candidate.run(feed)
-        size = len(next(iter(feed.values())))
+        size = next((len(array) for array in feed.values() if array.ndim), 1)
         tally.num_samples += size
         if not isinstance(reference, ProgramRunner):
             tally.compare(*(judge.deploy.aligned(expected, actual) if judge else (expected, actual)))

@@ -55,7 +55,7 @@ def take(arrays: Mapping[str, np.ndarray], axes: Mapping[str, int], chunk: Chunk
 def _taken(arrays: Mapping[str, np.ndarray], axes: Mapping[str, int], chunk: Chunk) -> Iterator[tuple[str, np.ndarray]]:
     for name, array in arrays.items():
         if name not in axes:
-            yield name, np.ascontiguousarray(array)
+            yield name, np.asarray(array, order="C")
             continue
         axis = axes[name]
         index = (slice(None),) * axis + (slice(chunk.start, chunk.start + chunk.num_samples),)
@@ -64,4 +64,4 @@ def _taken(arrays: Mapping[str, np.ndarray], axes: Mapping[str, int], chunk: Chu
             widths = [(0, 0)] * array.ndim
             widths[axis] = (0, chunk.batch_size - chunk.num_samples)
             part = np.pad(part, widths)
-        yield name, np.ascontiguousarray(part)
+        yield name, np.asarray(part, order="C")

@@ -56,4 +56,4 @@ class EagerRunner:
 
     def _tensor(self, array: np.ndarray) -> torch.Tensor:
         source = array if array.flags.writeable else array.copy()  # torch warns of memory it must not write to
-        return torch.from_numpy(np.ascontiguousarray(source)).to(self._device)
+        return torch.from_numpy(np.asarray(source, order="C")).to(self._device)

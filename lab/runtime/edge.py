@@ -56,7 +56,7 @@ def run_bundle(
         command = [*prefix, str(program), str(bundle), "--function", function, "--output-dir", f"{scratch}/out"]
         command += ["--threads", str(num_threads)] if num_threads else []
         for index, (name, array) in enumerate(inputs.items()):
-            np.save(f"{scratch}/{index}.npy", np.ascontiguousarray(array), allow_pickle=False)
+            np.save(f"{scratch}/{index}.npy", np.asarray(array, order="C"), allow_pickle=False)
             command += ["--input", f"{name}={scratch}/{index}.npy"]
         _call(command)
         return {path.stem: np.load(path, allow_pickle=False) for path in sorted(Path(scratch, "out").glob("*.npy"))}

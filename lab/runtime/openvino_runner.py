@@ -31,7 +31,7 @@ class OpenVinoRunner:
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run once. Raises DataError when the inputs do not fit the signature."""
         self.signature.check_inputs(inputs)
-        results = self._model({name: np.ascontiguousarray(array) for name, array in inputs.items()})
+        results = self._model({name: np.asarray(array, order="C") for name, array in inputs.items()})
         return {spec.name: np.array(results[spec.name]) for spec in self.signature.outputs}
 
     def close(self) -> None:

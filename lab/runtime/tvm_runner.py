@@ -111,12 +111,12 @@ class TvmRunner:
         which takes a fifteenth of the time of a new tensor.
         """
         if self._device.dlpack_device_type() != CPU_DEVICE_TYPE:
-            return self._tvm.tensor(np.ascontiguousarray(array), self._device)
+            return self._tvm.tensor(np.asarray(array, order="C"), self._device)
         slot = self._inputs.get((name, array.shape))
         if slot is None:
             if len(self._inputs) >= MAX_SLOTS:  # a service sees sequences of every length
                 self._inputs.clear()
-            tensor = self._tvm.tensor(np.ascontiguousarray(array), self._device)
+            tensor = self._tvm.tensor(np.asarray(array, order="C"), self._device)
             slot = self._inputs[name, array.shape] = _Slot(tensor, np.from_dlpack(tensor))
         else:
             np.copyto(slot.view, array)

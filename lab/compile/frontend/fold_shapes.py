@@ -16,6 +16,7 @@ FOLDED = frozenset({
     "Neg", "Not", "Or", "Range", "ReduceProd", "Reshape", "Slice", "Sqrt", "Squeeze", "Sub", "Transpose", "Unsqueeze",
     "Where",
 })  # fmt: skip
+CONSTANT_VALUES = ("value", "value_float", "value_floats", "value_int", "value_ints")
 MAX_ELEMENTS = 64  # shapes are short; weights are not computed here
 
 
@@ -72,7 +73,7 @@ def _value(
         return np.array(shapes[node.input[0]][bounds.get("start", 0) : bounds.get("end")], np.int64)
     if node.op_type not in FOLDED or not all(name in small for name in node.input if name) or len(node.output) != 1:
         return None
-    if node.op_type == "Constant" and not any(attribute.name == "value" for attribute in node.attribute):
+    if node.op_type == "Constant" and not any(attribute.name in CONSTANT_VALUES for attribute in node.attribute):
         return None
     inputs = [onnx.ValueInfoProto(name=name) for name in dict.fromkeys(filter(None, node.input))]
     graph = onnx.helper.make_graph([node], "node", inputs, [onnx.ValueInfoProto(name=node.output[0])])

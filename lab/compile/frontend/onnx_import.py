@@ -10,17 +10,23 @@ from typing import TYPE_CHECKING
 
 import onnx
 
+from lab.compile.frontend.control_flow import resolve_control_flow
 from lab.compile.frontend.converters import installed
+from lab.compile.frontend.expand_functions import expand_functions
 from lab.compile.frontend.fold_shapes import fold_shapes
 from lab.compile.frontend.functions import inline_functions
 from lab.compile.frontend.operators import check_operators
 from lab.compile.frontend.refusals import check_attributes
+from lab.compile.frontend.rewrites import rewrite
 from lab.compile.frontend.shapes import BATCH, with_shapes
 from lab.core.errors import ArtifactError, UnsupportedError
 from lab.core.signature import Dim, Signature
 
 if TYPE_CHECKING:
     from tvm.ir import IRModule
+
+
+CONTROL_FLOW = frozenset({"If", "Loop", "Scan"})
 
 
 def load_model(path: Path) -> onnx.ModelProto:
@@ -32,13 +38,34 @@ def load_model(path: Path) -> onnx.ModelProto:
     """
     try:
         model = onnx.load(path)
-        onnx.checker.check_model(model)
+        onnx.checker.check_model(_with_ranks(model))
     except FileNotFoundError as error:
         raise ArtifactError("the ONNX file is missing", got=path, hint="lab export RUN writes one") from error
     except Exception as error:  # onnx raises protobuf's, its own and built-in types for broken files
         raise ArtifactError(f"{path} is not a valid ONNX model", got=str(error).splitlines()[0][:300]) from error
-    model = inline_functions(model)
-    check_operators(model)
+    model = expand_functions(inline_functions(model))
+    rewrite(model)
+    check_operators(model, but=CONTROL_FLOW)  # what is left of these is known with the shapes
+    return model
+
+
+def _with_ranks(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model to check: exporters may leave the shapes of outputs out; runtimes take that, the checker does not."""
+    if all(value.type.tensor_type.HasField("shape") for value in model.graph.output):
+        return model
+    checked = onnx.ModelProto()
+    checked.CopyFrom(model)
+    for value in checked.graph.output:
+        value.type.tensor_type.shape.SetInParent()
+    return checked
+
+
+def prepare(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Everything that follows from known shapes: folded, unrolled, written in other operators. Changes `model`."""
+    changed = True
+    while changed:
+        model = expand_functions(fold_shapes(model))
+        changed = resolve_control_flow(model) | rewrite(model)
     return model
 
 
@@ -53,7 +80,8 @@ def import_model(model: onnx.ModelProto, signature: Signature, batch_size: int) 
     shapes = {spec.name: [dims.get(dim, dim) for dim in spec.shape] for spec in signature.inputs}
     from tvm.relax.frontend.onnx import from_onnx
 
-    model = fold_shapes(with_shapes(model, shapes))
+    model = prepare(with_shapes(model, shapes))
+    check_operators(model)
     check_attributes(model)
     printed = io.StringIO()
     try:

@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper, shape_inference
 
+from lab.compile.frontend.operators import walk_nodes
 from lab.core.errors import UnsupportedError
 
 FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16})
@@ -29,7 +30,7 @@ def check_attributes(model: onnx.ModelProto) -> None:
     """Raises UnsupportedError listing every node that would be converted wrongly, with the reason."""
     facts = facts_of(model)
     found = []
-    for node in model.graph.node:
+    for node in walk_nodes(model.graph):
         check = CHECKS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
         reason = check(node, _attributes(node), facts) if check else ""
         if reason:
@@ -72,6 +73,27 @@ def _depth_to_space(node: onnx.NodeProto, attributes: Mapping[str, Any], facts: 
     return f"mode {mode}; only DCR is right" if node.op_type == "SpaceToDepth" and mode != "DCR" else ""
 
 
+def _grid_sample(node: onnx.NodeProto, attributes: Mapping[str, Any], facts: Facts) -> str:
+    reflected = attributes.get("padding_mode", b"zeros") == b"reflection"
+    return "mode nearest with reflection" if reflected and attributes.get("mode") == b"nearest" else ""
+
+
+def _lp_pool(node: onnx.NodeProto, attributes: Mapping[str, Any], facts: Facts) -> str:
+    return "ceil_mode=1; windows past the end are scaled" if attributes.get("ceil_mode", 0) else ""
+
+
+def _reduce(node: onnx.NodeProto, attributes: Mapping[str, Any], facts: Facts) -> str:
+    axes = facts.constants.get(_input(node, 1))
+    if attributes.get("noop_with_empty_axes", 0) and (axes is None or not axes.size):
+        return "of no axes (noop_with_empty_axes=1)"
+    return ""
+
+
+def _reduce_mean(node: onnx.NodeProto, attributes: Mapping[str, Any], facts: Facts) -> str:
+    kind = facts.types.get(node.input[0], 0)
+    return "of whole numbers" if kind and kind not in FLOATS else ""
+
+
 def _mod(node: onnx.NodeProto, attributes: Mapping[str, Any], facts: Facts) -> str:
     if facts.types.get(node.input[0]) in FLOATS and not attributes.get("fmod", 0):
         return "of floats with fmod=0; fmod=1 is right"
@@ -103,9 +125,17 @@ def _roi_align(node: onnx.NodeProto, attributes: Mapping[str, Any], facts: Facts
 
 CHECKS: dict[str, Callable[[onnx.NodeProto, Mapping[str, Any], Facts], str]] = {
     "BatchNormalization": _batch_normalization,
+    "GridSample": _grid_sample,
+    "LpPool": _lp_pool,
     "Mod": _mod,
     "NonMaxSuppression": _non_max_suppression,
+    "ReduceL1": _reduce,
+    "ReduceL2": _reduce,
+    "ReduceLogSum": _reduce,
+    "ReduceMean": _reduce_mean,
+    "ReduceSumSquare": _reduce,
     "Resize": _resize,
     "RoiAlign": _roi_align,
     "SpaceToDepth": _depth_to_space,
+    "Upsample": _resize,
 }

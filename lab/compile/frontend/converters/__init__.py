@@ -28,11 +28,16 @@ CONVERTERS = LazyTable(
         "LSTM": "lab.compile.frontend.converters.recurrent:lstm",
         "LayerNormalization": "lab.compile.frontend.converters.simple:layer_normalization",
         "NmsKeep": "lab.compile.frontend.converters.nms_keep:convert",
+        "OneHot": "lab.compile.frontend.converters.one_hot:convert",
         "Pad": "lab.compile.frontend.converters.pad:convert",
+        "Pow": "lab.compile.frontend.converters.power:convert",
         "RNN": "lab.compile.frontend.converters.recurrent:rnn",
         "ReduceMax": "lab.compile.frontend.converters.simple:reduce_max",
         "ReduceMin": "lab.compile.frontend.converters.simple:reduce_min",
+        "Resize": "lab.compile.frontend.converters.resize:convert",
         "Shape": "lab.compile.frontend.converters.simple:shape",
+        "Slice": "lab.compile.frontend.converters.slice:convert",
+        "Upsample": "lab.compile.frontend.converters.resize:convert",
     },
 )
 
