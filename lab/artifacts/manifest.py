@@ -24,6 +24,7 @@ MAIN = "main"
 """The function of a model that is one call."""
 
 Kind = Literal["run", "onnx", "bundle"]
+Engine = Literal["tvm", "onnxruntime"]
 
 
 @dataclass(frozen=True)
@@ -60,19 +61,46 @@ class TargetInfo:
 
 
 @dataclass(frozen=True)
+class Part:
+    """A stretch of a graph in one engine: its file, the values it takes and gives, and how many of which operators.
+
+    `reasons` says of each node that ONNX Runtime runs why it was not compiled.
+    """
+
+    engine: Engine
+    file: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    operators: dict[str, int] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Part:
+        return cls(**dict(data) | {name: tuple(data[name]) for name in ("inputs", "outputs")})
+
+
+@dataclass(frozen=True)
 class Entry:
     """One compiled function: the library file that holds it and the batch size it takes (0: any).
 
-    `kernels` is the file with its GPU machine code; the library holds the host's half.
+    `kernels` is the file with its GPU machine code; the library holds the host's half. `parts` are there where some of
+    it runs in ONNX Runtime: they run in turn, and `library` is empty.
     """
 
     library: str
     batch_size: int
     function: str = MAIN
     kernels: str | None = None
+    parts: tuple[Part, ...] = ()
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Entry:
+        return cls(**dict(data) | {"parts": tuple(map(Part.from_dict, data.get("parts", ())))})
 
     @property
     def files(self) -> tuple[str, ...]:
+        if self.parts:
+            return tuple(part.file for part in self.parts)
         return (self.library, self.kernels) if self.kernels else (self.library,)
 
 
@@ -130,7 +158,7 @@ class Manifest:
             functions = data.get("functions", {})
             fields["functions"] = {name: Signature.from_dict(item) for name, item in functions.items()}
             fields["labels"] = tuple(data["labels"])
-            fields["entries"] = tuple(Entry(**item) for item in data["entries"])
+            fields["entries"] = tuple(map(Entry.from_dict, data["entries"]))
             fields["parity"] = tuple(Rung(**item) for item in data["parity"])
             if data["target"] is not None:
                 target = dict(data["target"])

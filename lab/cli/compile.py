@@ -37,6 +37,12 @@ def command(
             "validation data, refused where the metric loses more than quantize.max_loss).",
         ),
     ] = "float32",
+    partial: Annotated[
+        bool,
+        typer.Option(
+            "--partial", help="Let ONNX Runtime run operators that cannot be compiled, in the same bundle (x86)."
+        ),
+    ] = False,
     dump_ir: Annotated[
         Path | None, typer.Option("--dump-ir", help="Write the IR after each phase into this folder.")
     ] = None,
@@ -62,6 +68,7 @@ def command(
         dump_dir=dump_ir,
         force=force,
         precision=precision,
+        partial=partial,
         report=html,
     )
     if onnx is not None:
@@ -97,6 +104,8 @@ def _render(report: CompileReport, kernels: bool) -> None:
     assert manifest.target is not None
     parity = [(f"parity {r.name}", _parity(r.status, r.reference, r.num_samples, r.reason)) for r in manifest.parity]
     last = manifest.parity[-1]
+    from lab.pipelines.compile_parts import describe_parts
+
     page = [("report", report.folder / "report.html")] if "report.html" in manifest.files else []
     lines(
         [
@@ -109,10 +118,15 @@ def _render(report: CompileReport, kernels: bool) -> None:
             ("libraries MB", size / 1e6),
             ("compile s", manifest.durations_s["compile"]),
             ("kernels", f"{len(rows)}, naive: {len(naive)}" + (f" ({', '.join(naive)})" if naive else "")),
+            *describe_parts(manifest),
             *parity,
             ("max abs error", last.max_abs_error),
             ("same answer", last.agreement),
-            *((f"{last.name} {name}", value) for name, value in manifest.metrics.get(last.name, {}).items()),
+            *(
+                (f"{last.name} {name}", value)
+                for name, value in manifest.metrics.get(last.name, {}).items()
+                if not name.endswith("_share")
+            ),
         ]
     )
 

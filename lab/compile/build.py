@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lab.artifacts.manifest import MAIN, Entry, file_name
 from lab.compile.frontend.onnx_import import import_model, load_model
+from lab.compile.frontend.operators import PARTIAL
 from lab.compile.frontend.shapes import BATCH, signature_of
 from lab.compile.report import KernelReport, KernelRow
 from lab.compile.targets import Target
@@ -19,7 +20,10 @@ from lab.core.signature import Signature
 from lab.core.timing import Stages
 
 if TYPE_CHECKING:
+    from onnx import ModelProto
+
     from lab.compile.facts import Facts
+    from lab.compile.partial import BuiltPart
     from lab.compile.pipeline import Lowered
 
 ANY_BATCH = 0
@@ -35,6 +39,8 @@ class Compiled:
     executables: dict[int, Any]
     report: KernelReport
     durations_s: dict[str, float] = field(default_factory=dict)
+    parts: dict[int, list[BuiltPart]] = field(default_factory=dict)
+    """By batch size, where ONNX Runtime runs a part of the graph; `executables` is empty then."""
     facts: dict[int, Facts] = field(default_factory=dict)
     """By batch size, what the compile report tells of the graph."""
 
@@ -76,7 +82,7 @@ def compile_onnx(
         model = load_model(Path(model_path))
         signature = signature_of(model, input_shapes, dynamic)
         model = simplify_graph(model)
-    sizes = _batch_sizes(signature, batch_sizes)
+    sizes = sizes_of(signature, batch_sizes)
     executables: dict[int, Any] = {}
     rows: list[KernelRow] = []
     notes: list[str] = []
@@ -85,20 +91,24 @@ def compile_onnx(
         progress(f"compiling {Path(model_path).name} for {target.name}" + (f", batch {size}" if size else ""))
         with stages.stage(f"compile_b{size}"):
             phases = Stages()
-            with phases.stage("import"):
-                mod = import_model(model, signature, max(size, 1))
             folder = dump_dir / f"b{size}" if dump_dir else None
-            built = _build(mod, target, folder)
+            try:
+                with phases.stage("import"):
+                    mod = import_model(model, signature, max(size, 1))
+                built = build_module(mod, target, folder)
+            except UnsupportedError as error:
+                raise _naming_nodes(error, model, signature, size, target) from error
         built.facts.phases_s = phases.durations_s | built.facts.phases_s
         executables[size], facts[size] = built.executable, built.facts
         rows += [replace(row, batch_size=size) for row in built.rows]
         notes += [note for note in built.notes if note not in notes]
     report = KernelReport(tuple(rows), tuple(notes))
     progress(report.summary())
-    return Compiled(target, signature, executables, report, stages.durations_s, facts)
+    return Compiled(target, signature, executables, report, stages.durations_s, facts=facts)
 
 
-def _batch_sizes(signature: Signature, wanted: Sequence[int]) -> list[int]:
+def sizes_of(signature: Signature, wanted: Sequence[int]) -> list[int]:
+    """The batch sizes to compile, ANY_BATCH alone where the model has none. Raises ConfigError: they do not fit it."""
     sizes = sorted(set(wanted))
     if not sizes or sizes[0] < 1:
         raise ConfigError("batch sizes must be positive", got=list(wanted))
@@ -114,14 +124,32 @@ def _batch_sizes(signature: Signature, wanted: Sequence[int]) -> list[int]:
 
 
 @dataclass(frozen=True)
-class _Built:
+class Built:
+    """One executable with what the report tells of it."""
+
     executable: Any
     rows: list[KernelRow]
     notes: tuple[str, ...]
     facts: Facts
 
 
-def _build(mod: Any, target: Target, dump_dir: Path | None) -> _Built:
+def _naming_nodes(
+    error: UnsupportedError, model: ModelProto, signature: Signature, size: int, target: Target
+) -> UnsupportedError:
+    """The error, naming the nodes that it is about where it does not yet."""
+    if error.hint == PARTIAL:
+        return error
+    from lab.compile.partial import failing_nodes
+
+    found = failing_nodes(model, signature, size, lambda mod: build_module(mod, target, None))
+    if not found:
+        return error
+    return UnsupportedError(
+        "the model uses operators in a way that cannot be compiled", got="\n            ".join(found), hint=PARTIAL
+    )
+
+
+def build_module(mod: Any, target: Target, dump_dir: Path | None) -> Built:
     """Lower and generate code; kernels whose scheduled form does not compile go back to naive loops, and say so."""
     check_tools(target)
     lowered = _lower(mod, target, dump_dir, {})
@@ -141,12 +169,12 @@ def _build(mod: Any, target: Target, dump_dir: Path | None) -> _Built:
         ) from error
 
 
-def _built(lowered: Lowered, target: Target) -> _Built:
+def _built(lowered: Lowered, target: Target) -> Built:
     stages = Stages()
     with stages.stage("generate"):
         executable = _generate(lowered.mod, target)
     lowered.facts.phases_s |= stages.durations_s
-    return _Built(executable, lowered.rows, lowered.notes, lowered.facts)
+    return Built(executable, lowered.rows, lowered.notes, lowered.facts)
 
 
 def _lower(mod: Any, target: Target, dump_dir: Path | None, forbidden: Mapping[str, str]) -> Lowered:
@@ -220,21 +248,29 @@ def write_library(compiled: Compiled, folder: Path, function: str = MAIN) -> lis
         MissingToolError: the cross-linker is missing.
         UnsupportedError: CUDA's compiler refuses the generated kernels.
     """
-    from tvm.support import cc
-
     check_tools(compiled.target)
     folder.mkdir(parents=True, exist_ok=True)
-    linker = compiled.target.linker
-    link = cc.cross_compiler(linker) if linker else None
     entries = []
     for size, executable in compiled.executables.items():
         kernels = file_name(function, f"_b{size}.cubin") if compiled.target.kind == "cuda" else None
         entry = Entry(file_name(function, f"_b{size}.so"), size, function, kernels)
-        executable.export_library(str(folder / entry.library), **({"fcompile": link} if link else {}))
+        export_library(executable, folder / entry.library, compiled.target)
         if kernels:
             (folder / kernels).write_bytes(gpu_code(executable, compiled.target))
         entries.append(entry)
+    for size, parts in compiled.parts.items():
+        from lab.compile.partial import write_parts
+
+        entries.append(Entry("", size, function, parts=write_parts(parts, folder, size, compiled.target)))
     return entries
+
+
+def export_library(executable: Any, path: Path, target: Target) -> None:
+    """Link an executable into a shared library with the target's linker."""
+    from tvm.support import cc
+
+    link = cc.cross_compiler(target.linker) if target.linker else None
+    executable.export_library(str(path), **({"fcompile": link} if link else {}))
 
 
 def gpu_code(executable: Any, target: Target) -> bytes:

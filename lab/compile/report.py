@@ -32,6 +32,8 @@ class KernelRow:
     num_calls: int = 1
     batch_size: int = 1
     function: str = MAIN
+    part: int | None = None
+    """Which part of the graph it belongs to, where ONNX Runtime runs others."""
 
     @property
     def is_naive(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,8 @@ from lab.core.errors import ConfigError, MissingToolError
 from lab.core.host import versions
 from lab.core.interfaces import Runner
 from lab.core.progress import say
-from lab.core.timing import Latency, Stages, interleaved
+from lab.core.timing import Stages, interleaved
+from lab.pipelines.compile_parts import part_seconds, share_metrics
 from lab.pipelines.compile_report import HTML_NAME, profile_bundle, write_page
 from lab.pipelines.compile_source import BATCH, CompileOptions, Source, manifest_beside
 from lab.pipelines.context import OpenRun, existing_artifact
@@ -157,9 +159,9 @@ def _build(source: Source, target: Target, folder: Path, parents: dict[str, str]
     manifest = manifest.with_files(folder, names)
     manifest.save(folder)
     with stages.stage("parity"):
-        climbed, latency = _parity(source, target, folder, manifest, options)
+        climbed, timed = _parity(source, target, folder, manifest, options)
     rungs = (*(known.parity if known else ()), climbed.rung)
-    metrics = manifest.metrics | _rung_metrics(climbed, latency)
+    metrics = manifest.metrics | _rung_metrics(climbed, timed)
     manifest = replace(manifest, parity=rungs, metrics=metrics, durations_s=stages.durations_s)
     if options.report and climbed.rung.status != "failed":  # a bundle that is wrong is not kept either
         profile = profile_bundle(source, target, folder, manifest, compiled)
@@ -174,6 +176,16 @@ def _compile_function(source: Source, name: str, target: Target, options: Compil
     from lab.compile.build import compile_onnx
 
     signature = source.functions.get(name)
+    if options.partial:
+        from lab.compile.partial import compile_partial
+
+        if source.functions:
+            raise ConfigError(
+                "--partial works on models of one call", got=f"a program of {', '.join(source.functions)}"
+            )
+        return compile_partial(
+            source.files[name], target, batch_sizes=options.batch_sizes, input_shapes=options.input_shapes
+        )
     return compile_onnx(
         source.files[name],
         target,
@@ -186,13 +198,13 @@ def _compile_function(source: Source, name: str, target: Target, options: Compil
 
 def _parity(
     source: Source, target: Target, folder: Path, manifest: Manifest, options: CompileOptions
-) -> tuple[Climbed, Latency | None]:
-    """The rung of this target, and its latency where it runs natively (an emulated one means nothing)."""
+) -> tuple[Climbed, dict[str, float]]:
+    """The rung of this target, and its latency (of parts, each one's share of it) where it runs natively."""
     name = f"tvm-{target.name}"
     runner, reason = _open(target, folder, manifest)
     if runner is None:
         say(f"parity of {target.name}: not run: {reason}")
-        return Climbed(not_run(name, "onnxruntime", reason), {}, {}), None
+        return Climbed(not_run(name, "onnxruntime", reason), {}, {}), {}
     say(f"comparing {runner.name} with ONNX Runtime ...")
     reference = source.reference(manifest)
     try:
@@ -203,21 +215,23 @@ def _parity(
             tolerance=options.tolerance or source.tolerance(target),
             judge=source.judge(),
         )
-        latency = None
+        timed: dict[str, float] = {}
         if target.runnable_here()[0]:
             feed = source.latency_feed(manifest, options.batch_sizes[0])
+            before = part_seconds(runner)
             latency = interleaved({runner.name: lambda: runner.run(feed)}, rounds=LATENCY_ROUNDS)[runner.name]
+            timed = {"latency_p50_ms": round(latency.p50_ms, 4)}
+            timed |= share_metrics(manifest, before, part_seconds(runner))
     finally:
         runner.close()
         reference.close()
-    return replace(climbed, rung=replace(climbed.rung, name=name)), latency
+    return replace(climbed, rung=replace(climbed.rung, name=name)), timed
 
 
-def _rung_metrics(climbed: Climbed, latency: Latency | None) -> dict[str, dict[str, float]]:
+def _rung_metrics(climbed: Climbed, timed: Mapping[str, float]) -> dict[str, dict[str, float]]:
     """The task's metrics of each engine on the compared samples, and the target's latency."""
     found = {"onnxruntime": climbed.reference_metrics, climbed.rung.name: climbed.candidate_metrics}
-    if latency is not None:
-        found[climbed.rung.name] = found[climbed.rung.name] | {"latency_p50_ms": round(latency.p50_ms, 4)}
+    found[climbed.rung.name] = found[climbed.rung.name] | dict(timed)
     return {name: metrics for name, metrics in found.items() if metrics}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,15 +16,16 @@ from lab.core.errors import ArtifactError
 from lab.core.host import cpu_name
 from lab.core.progress import say
 from lab.core.signature import Signature
+from lab.pipelines.compile_parts import WHERE, inputs_of_parts, operators, part_name, share_name
 from lab.pipelines.compile_source import BATCH, Source
 from lab.runtime import threads
 from lab.runtime.program import ProgramRunner
 
 if TYPE_CHECKING:
     from lab.compile.build import Compiled
-    from lab.compile.profile.peaks import Peaks
-    from lab.compile.profile.profile import BundleProfile
-    from lab.compile.profile.timing import Timed
+    from lab.compile.profile.peaks import Peaks, Probes
+    from lab.compile.profile.profile import BundleProfile, FunctionProfile, PartProfile
+    from lab.compile.profile.timing import Overhead, Timed
     from lab.compile.targets import Target
 
 HTML_NAME = "report.html"
@@ -43,8 +45,13 @@ def profile_bundle(
     say(f"not timing the kernels: {reason}" if reason else "timing every kernel ...")
     timed, peaks = ({}, None) if reason else _measure(target, folder, manifest, compiled, feeds)
     report = KernelReport.of_program({name: made.report for name, made in compiled.items()})
-    functions = []
+    functions: list[FunctionProfile] = []
+    parts: list[PartProfile] = []
     for entry in manifest.entries:
+        if entry.parts:
+            functions += _part_profiles(compiled[entry.function], entry, timed, peaks)
+            parts += _part_shares(entry, timed, manifest)
+            continue
         facts = compiled[entry.function].facts[entry.batch_size]
         rows = [r for r in report.rows if (r.function, r.batch_size) == (entry.function, entry.batch_size)]
         key = (entry.function, entry.batch_size)
@@ -61,7 +68,33 @@ def profile_bundle(
         not_measured=reason,
         stages_s=manifest.durations_s,
         notes=report.notes,
+        parts=tuple(parts),
     )
+
+
+def _part_profiles(
+    made: Compiled, entry: Entry, timed: Mapping[Key, Timed], peaks: Peaks | None
+) -> Iterator[FunctionProfile]:
+    """Of the compiled parts, each like a function of its own."""
+    from lab.compile.profile.profile import function_profile
+
+    for index, part in enumerate(made.parts[entry.batch_size]):
+        if part.built is None:
+            continue
+        rows = [row for row in made.report.rows if (row.batch_size, row.part) == (entry.batch_size, index)]
+        name = part_name(index)
+        profile = function_profile(rows, part.built.facts, {}, timed.get((name, entry.batch_size)), peaks)
+        yield replace(profile, function=name, batch_size=entry.batch_size)
+
+
+def _part_shares(entry: Entry, timed: Mapping[Key, Timed], manifest: Manifest) -> Iterator[PartProfile]:
+    from lab.compile.profile.profile import PartProfile
+
+    metrics = manifest.metrics.get(manifest.parity[-1].name, {}) if manifest.parity else {}
+    measured = entry == manifest.entries[0]  # the shares are those of the first batch size
+    for index, part in enumerate(entry.parts):
+        share = metrics.get(share_name(index, part)) if measured else None
+        yield PartProfile(entry.batch_size, index, WHERE[part.engine], operators(part), dict(part.reasons), share)
 
 
 def write_page(profile: BundleProfile, folder: Path) -> None:
@@ -87,13 +120,31 @@ def _measure(
 
     probes = Probes(target, threads.check_pool(threads.configure(None)))
     overhead = measure_overhead(target.to_tvm())
-    timed = {}
+    timed: dict[Key, Timed] = {}
     for entry in manifest.entries:
         key = (entry.function, entry.batch_size)
+        if entry.parts:
+            timed |= _measure_parts(folder, entry, compiled[entry.function], feeds[key], overhead, probes)
+            continue
         kernels = [row.kernel for row in compiled[entry.function].report.rows if row.batch_size == entry.batch_size]
         arrays = [feeds[key][spec.name] for spec in manifest.called()[entry.function].inputs]
         timed[key] = time_kernels(folder / entry.library, arrays, kernels, overhead, probes.sample)
     return timed, probes.peaks()
+
+
+def _measure_parts(
+    folder: Path, entry: Entry, made: Compiled, feed: Feed, overhead: Overhead, probes: Probes
+) -> dict[Key, Timed]:
+    from lab.compile.profile.timing import time_kernels
+
+    timed: dict[Key, Timed] = {}
+    for index, (part, arrays) in enumerate(zip(entry.parts, inputs_of_parts(folder, entry, feed), strict=True)):
+        if part.engine == "tvm":
+            rows = [row for row in made.report.rows if (row.batch_size, row.part) == (entry.batch_size, index)]
+            kernels = [row.kernel for row in rows]
+            key = (part_name(index), entry.batch_size)
+            timed[key] = time_kernels(folder / part.file, arrays, kernels, overhead, probes.sample)
+    return timed
 
 
 def _feeds(source: Source, folder: Path, manifest: Manifest) -> Iterator[tuple[Key, Feed]]:

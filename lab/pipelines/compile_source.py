@@ -40,12 +40,15 @@ class CompileOptions:
     dump_dir: Path | None = None
     force: bool = False
     precision: str = "float32"
+    partial: bool = False
+    """Leave what cannot be compiled to ONNX Runtime."""
     report: bool = False
     """Time every kernel and write the page; what was compiled is the same, so it is not recorded."""
 
     def recorded(self) -> dict[str, Any]:
         shapes = {name: list(shape) for name, shape in (self.input_shapes or {}).items()}
-        return {"batch_sizes": list(self.batch_sizes), "input_shapes": shapes}
+        partial = {"partial": True} if self.partial else {}
+        return {"batch_sizes": list(self.batch_sizes), "input_shapes": shapes} | partial
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ class OnnxRunner:
         device: Literal["cpu", "cuda"] = "cpu",
     ) -> None:
         self.num_threads = num_threads or num_cores()
-        self._session = _open(Path(path), self.num_threads, PROVIDERS[device])
+        self._session = open_session(Path(path), self.num_threads, PROVIDERS[device])
         self.signature = signature or _signature(self._session)
         self._names = [spec.name for spec in self.signature.outputs]
 
@@ -54,7 +54,11 @@ class OnnxRunner:
         self._session = None
 
 
-def _open(path: Path, num_threads: int, provider: str) -> Any:
+def open_session(path: Path, num_threads: int, provider: str, *, spinning: bool = True) -> Any:
+    """An `InferenceSession`; `spinning` lets idle threads wait on a core that other work of this process may need.
+
+    Raises: as `OnnxRunner`.
+    """
     try:
         import onnxruntime
     except ImportError as error:
@@ -74,6 +78,7 @@ def _open(path: Path, num_threads: int, provider: str) -> Any:
     options.intra_op_num_threads = num_threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spinning else "0")
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=[provider])
     except Exception as error:  # ONNX Runtime raises its own types, none with a common base but Exception

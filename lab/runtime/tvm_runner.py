@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from lab.artifacts.manifest import MAIN, Entry, Manifest, TargetInfo
+from lab.artifacts.manifest import MAIN, Entry, Manifest, Part, TargetInfo
 from lab.core import host
 from lab.core.errors import ArtifactError, DataError, IncompatibleError, MissingToolError
 from lab.core.signature import Signature, TensorSpec
 from lab.runtime import batching, cuda, threads
+from lab.runtime.parts import PartSequence, Run, in_onnxruntime
 
 BATCH = "batch"
 DEVICE_CPU = "cpu"
@@ -101,8 +102,14 @@ class TvmRunner:
         ]
 
     def _call(self, machine: Any, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        """One call of the compiled function: inputs in signature order, one tensor or a tuple of them back."""
-        result = machine(*[self._tensor(spec.name, inputs[spec.name]) for spec in self.signature.inputs])
+        """One call of the compiled function, or of its parts in turn."""
+        if isinstance(machine, PartSequence):
+            return machine(inputs)
+        return self._call_library(machine, [spec.name for spec in self.signature.inputs], inputs)
+
+    def _call_library(self, machine: Any, names: Sequence[str], values: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """Inputs in the order of `names`, one tensor or a tuple of them back."""
+        result = machine(*[self._tensor(name, values[name]) for name in names])
         tensors = [result] if hasattr(result, "numpy") else list(result)
         return [_array(tensor) for tensor in tensors]
 
@@ -139,7 +146,30 @@ class TvmRunner:
             return self._tvm.device(DEVICE_CPU, 0)
         return cuda.open_device(self._tvm)
 
+    def part_seconds(self) -> dict[int, tuple[float, ...]]:
+        """Batch size -> seconds each part has taken so far, where ONNX Runtime runs some."""
+        sequences = {size: m for size, m in self._machines.items() if isinstance(m, PartSequence)}
+        return {size: tuple(sequence.seconds) for size, sequence in sequences.items()}
+
+    def part_values(self, batch_size: int, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """All that passes between the parts compiled for `batch_size` when given as many samples."""
+        sequence = self._machines[batch_size]
+        assert isinstance(sequence, PartSequence)
+        return sequence.values(inputs)
+
     def _load(self, path: Path, entry: Entry) -> Any:
+        if not entry.parts:
+            return self._load_library(path, entry)
+        runs = [(part, self._open_part(path, entry, part)) for part in entry.parts]
+        return PartSequence(runs, [spec.name for spec in self.signature.outputs])
+
+    def _open_part(self, path: Path, entry: Entry, part: Part) -> Run:
+        if part.engine == "onnxruntime":
+            return in_onnxruntime(path, part, self.num_threads)
+        machine = self._load_library(path, Entry(part.file, entry.batch_size))
+        return lambda values: self._call_library(machine, part.inputs, values)
+
+    def _load_library(self, path: Path, entry: Entry) -> Any:
         from tvm.runtime.vm import VirtualMachine
 
         target = self.manifest.target

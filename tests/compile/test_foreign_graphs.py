@@ -101,7 +101,8 @@ GRAPHS: dict[str, tuple[int, str]] = {
     "QLinearConv with a bias": (
         18,
         f"""(float[1,1,5,5] x) => (float[1,2,5,5] y) <{BYTES},
-            int8[2,1,3,3] w = {{1,2,3,4,5,6,7,8,9,-9,8,-7,6,-5,4,-3,2,-1}}, float[2] v = {{0.1, 0.02}}, int8[2] o = {{0, 0}}, float t = {{0.237}}, int32[2] bias = {{100, -300}}>
+            int8[2,1,3,3] w = {{1,2,3,4,5,6,7,8,9,-9,8,-7,6,-5,4,-3,2,-1}}, float[2] v = {{0.1, 0.02}},
+            int8[2] o = {{0, 0}}, float t = {{0.237}}, int32[2] bias = {{100, -300}}>
         {{ q = QuantizeLinear (x, s, z) m = QLinearConv <pads = [1,1,1,1]> (q, s, z, w, v, o, t, z, bias)
           y = DequantizeLinear (m, t, z) }}""",
     ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 import onnx
 
@@ -13,20 +13,21 @@ from lab.core.errors import UnsupportedError
 DOMAINS = ("", "ai.onnx", "com.microsoft")
 HANDLED_BY_IMPORTER = frozenset({"If", "Constant"})
 MAX_NAMES = 5
+PARTIAL = "export the model without them, or let ONNX Runtime run just these: lab compile --partial"
 
 
-def walk_nodes(graph: onnx.GraphProto, but: Collection[str] = ()) -> Iterator[onnx.NodeProto]:
-    """Every node of a graph and of the graphs inside its nodes (If, Loop, Scan); none of operators `but`, or inside."""
-    for node in graph.node:
+def walk_nodes(nodes: Iterable[onnx.NodeProto], but: Collection[str] = ()) -> Iterator[onnx.NodeProto]:
+    """Every node and those of the graphs inside them (If, Loop, Scan); none of operators `but`, or inside."""
+    for node in nodes:
         if node.op_type in but:
             continue
         yield node
         for attribute in node.attribute:
             for inner in ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs):
-                yield from walk_nodes(inner, but)
+                yield from walk_nodes(inner.node, but)
 
 
-def unsupported_operators(model: onnx.ModelProto, but: Collection[str] = ()) -> dict[str, list[str]]:
+def unsupported_operators(nodes: Iterable[onnx.NodeProto], but: Collection[str] = ()) -> dict[str, list[str]]:
     """Operator -> names of its nodes, for every operator TVM's importer cannot convert."""
     from tvm.relax.frontend.onnx import onnx_frontend
 
@@ -34,7 +35,7 @@ def unsupported_operators(model: onnx.ModelProto, but: Collection[str] = ()) -> 
         CONVERTERS
     )
     found: dict[str, list[str]] = {}
-    for node in walk_nodes(model.graph, but):
+    for node in walk_nodes(nodes, but):
         plain = node.domain in DOMAINS and (node.op_type in known or node.op_type in HANDLED_BY_IMPORTER)
         own = node.domain == LAB and node.op_type in CONVERTERS
         if not plain and not own:
@@ -45,7 +46,7 @@ def unsupported_operators(model: onnx.ModelProto, but: Collection[str] = ()) -> 
 
 def check_operators(model: onnx.ModelProto, but: Collection[str] = ()) -> None:
     """Raises UnsupportedError listing every unsupported operator, except those of `but`, with its node names."""
-    found = unsupported_operators(model, but)
+    found = unsupported_operators(model.graph.node, but)
     if not found:
         return
     lines = [
@@ -55,5 +56,5 @@ def check_operators(model: onnx.ModelProto, but: Collection[str] = ()) -> None:
     raise UnsupportedError(
         f"the model uses {len(found)} operator{'s' if len(found) > 1 else ''} that cannot be compiled",
         got="\n            ".join(lines),
-        hint="export the model without them, or run it with ONNX Runtime",
+        hint=PARTIAL,
     )

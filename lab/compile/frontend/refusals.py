@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper, shape_inference
 
-from lab.compile.frontend.operators import walk_nodes
+from lab.compile.frontend.operators import PARTIAL, walk_nodes
 from lab.core.errors import UnsupportedError
 
 FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16})
@@ -29,17 +29,22 @@ class Facts(NamedTuple):
 def check_attributes(model: onnx.ModelProto) -> None:
     """Raises UnsupportedError listing every node that would be converted wrongly, with the reason."""
     facts = facts_of(model)
-    found = []
-    for node in walk_nodes(model.graph):
-        check = CHECKS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
-        reason = check(node, _attributes(node), facts) if check else ""
-        if reason:
-            found.append(f"{node.op_type} ({node.name or node.output[0]}): {reason}")
+    found = [
+        f"{node.op_type} ({node.name or node.output[0]}): {reason}"
+        for node in walk_nodes(model.graph.node)
+        if (reason := why_refused(node, facts))
+    ]
     if found:
         raise UnsupportedError(
             "the model uses operators in a way that cannot be compiled", got="\n            ".join(found),
-            hint="export the model without them, or run it with ONNX Runtime",
+            hint=PARTIAL,
         )  # fmt: skip
+
+
+def why_refused(node: onnx.NodeProto, facts: Facts) -> str:
+    """Why a node would be converted wrongly; empty where it is not."""
+    check = CHECKS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+    return check(node, _attributes(node), facts) if check else ""
 
 
 def facts_of(model: onnx.ModelProto) -> Facts:

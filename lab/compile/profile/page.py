@@ -48,7 +48,7 @@ def page(profile: BundleProfile) -> str:
         warning=warning,
         style=STYLE,
         script=SCRIPT,
-        body="\n".join([*_contents(profile), *sections, _stages(profile)]),
+        body="\n".join([*_contents(profile), *_parts(profile), *sections, _stages(profile)]),
     )
 
 
@@ -57,6 +57,24 @@ def _contents(profile: BundleProfile) -> Iterator[str]:
     if len(profile.functions) > 1:
         links = (f'<a href="#{_anchor(f)}">{escape(_title(f))}</a>' for f in profile.functions)
         yield f"<nav>{' '.join(links)}</nav>"
+
+
+def _parts(profile: BundleProfile) -> Iterator[str]:
+    """What runs where, of a graph that is divided."""
+    if not profile.parts:
+        return
+    rows = [
+        [str(each.part), _batch(each.batch_size), escape(each.engine), escape(each.operators)
+         + "".join(f'<div class="note">{escape(f"{node}: {why}")}</div>' for node, why in each.reasons.items()),
+         "" if each.share_of_time is None else f'<span class="bar" style="--share:{each.share_of_time:.4f}">{each.share_of_time:.1%}</span>']  # noqa: E501
+        for each in profile.parts
+    ]  # fmt: skip
+    heads = ["part", "batch", "runs in", "operators", "of time"]
+    yield f"<section><h2>Parts</h2>{_table(heads, rows, text=(2, 3))}</section>"
+
+
+def _batch(size: int) -> str:
+    return str(size) if size else "as exported"
 
 
 def _anchor(function: FunctionProfile) -> str:

@@ -84,6 +84,21 @@ class FunctionProfile:
 
 
 @dataclass(frozen=True)
+class PartProfile:
+    """A part of a graph that is divided between the compiler and ONNX Runtime; `engine` and `operators` in words.
+
+    `reasons` says of each node that was not compiled why; `share_of_time` of an inference is None where not measured.
+    """
+
+    batch_size: int
+    part: int
+    engine: str
+    operators: str
+    reasons: dict[str, str]
+    share_of_time: float | None
+
+
+@dataclass(frozen=True)
 class BundleProfile:
     """`not_measured` says why there are no times; empty where there are."""
 
@@ -96,6 +111,7 @@ class BundleProfile:
     not_measured: str
     stages_s: dict[str, float]
     notes: tuple[str, ...] = ()
+    parts: tuple[PartProfile, ...] = ()
 
     @property
     def disturbed(self) -> str:

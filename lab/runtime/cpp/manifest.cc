@@ -52,6 +52,10 @@ TargetInfo ReadTarget(const Json& item) {
 std::vector<Entry> ReadEntries(const Json& list) {
   std::vector<Entry> entries;
   for (const Json& item : list.List()) {
+    if (item.Has("parts") && !item["parts"].List().empty()) {
+      throw Error(Kind::kUnsupported, "the bundle runs a part of the model in ONNX Runtime, which this runner lacks",
+                  "an entry in parts", "a bundle compiled without --partial", "run it with lab.runtime in Python");
+    }
     Entry entry{item["library"].String(), item["batch_size"].Int(), item["function"].String()};
     if (entry.batch_size < 0) throw Error(Kind::kArtifact, "an entry has a negative batch size", item.where());
     entries.push_back(entry);
