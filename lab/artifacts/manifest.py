@@ -59,6 +59,10 @@ class TargetInfo:
     num_threads: int = 0
     precision: str = "float32"
 
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> TargetInfo:
+        return cls(**dict(data) | {"required_features": tuple(data["required_features"])})
+
 
 @dataclass(frozen=True)
 class Part:
@@ -92,6 +96,8 @@ class Entry:
     function: str = MAIN
     kernels: str | None = None
     parts: tuple[Part, ...] = ()
+    level: str = ""
+    """Of a fat bundle, the `mcpu` of the level it was compiled for."""
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Entry:
@@ -127,6 +133,8 @@ class Manifest:
     preprocessing: dict[str, Any] = field(default_factory=dict)
     labels: tuple[str, ...] = ()
     target: TargetInfo | None = None
+    levels: tuple[TargetInfo, ...] = ()
+    """Of a fat bundle, the instruction-set levels it holds libraries for, the best first; `target` is what all need."""
     entries: tuple[Entry, ...] = ()
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)
     parity: tuple[Rung, ...] = ()
@@ -140,6 +148,12 @@ class Manifest:
     def called(self) -> dict[str, Signature]:
         """Every function there is a file of: those of the program, or "main"."""
         return self.functions or {MAIN: self.signature}
+
+    def at_level(self, level: str) -> Manifest:
+        """A fat bundle's manifest with the entries of one level; itself where it has none."""
+        if not self.levels:
+            return self
+        return replace(self, entries=tuple(entry for entry in self.entries if entry.level == level))
 
     def to_dict(self) -> dict[str, Any]:
         functions = {name: signature.to_dict() for name, signature in self.functions.items()}
@@ -161,9 +175,8 @@ class Manifest:
             fields["entries"] = tuple(map(Entry.from_dict, data["entries"]))
             fields["parity"] = tuple(Rung(**item) for item in data["parity"])
             if data["target"] is not None:
-                target = dict(data["target"])
-                target["required_features"] = tuple(target["required_features"])
-                fields["target"] = TargetInfo(**target)
+                fields["target"] = TargetInfo.from_dict(data["target"])
+            fields["levels"] = tuple(map(TargetInfo.from_dict, data.get("levels", ())))
             return cls(**fields)
         except (KeyError, TypeError, ValueError) as error:
             raise ArtifactError("the manifest is incomplete or damaged", got=repr(error)) from error

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 def command(
     run: Annotated[str | None, typer.Argument(help="Run: folder, name or 'latest'.")] = None,
     target: Annotated[
-        str, typer.Option("--target", "-t", help="x86, x86:MCPU, arm, arm:CORE, cuda, cuda:sm_NN.")
+        str,
+        typer.Option(
+            "--target", "-t", help="x86, x86:MCPU, x86:MCPU,MCPU (both in one bundle), arm, arm:CORE, cuda, cuda:sm_NN."
+        ),
     ] = "x86",
     onnx: Annotated[Path | None, typer.Option("--onnx", help="Compile this ONNX file instead of a run.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Bundle folder, with --onnx.")] = None,

@@ -238,11 +238,12 @@ def check_tools(target: Target) -> None:
         prepare(target.spec.cuda_arch)
 
 
-def write_library(compiled: Compiled, folder: Path, function: str = MAIN) -> list[Entry]:
+def write_library(compiled: Compiled, folder: Path, function: str = MAIN, level: str = "") -> list[Entry]:
     """Link one library per batch size into `folder` and return the manifest's entries; constants are inside.
 
     Args:
         function: which of a program's functions it is.
+        level: of a fat bundle, which level.
 
     Raises:
         MissingToolError: the cross-linker is missing.
@@ -253,7 +254,8 @@ def write_library(compiled: Compiled, folder: Path, function: str = MAIN) -> lis
     entries = []
     for size, executable in compiled.executables.items():
         kernels = file_name(function, f"_b{size}.cubin") if compiled.target.kind == "cuda" else None
-        entry = Entry(file_name(function, f"_b{size}.so"), size, function, kernels)
+        suffix = f"_b{size}.{level}.so" if level else f"_b{size}.so"
+        entry = Entry(file_name(function, suffix), size, function, kernels, level=level)
         export_library(executable, folder / entry.library, compiled.target)
         if kernels:
             (folder / kernels).write_bytes(gpu_code(executable, compiled.target))

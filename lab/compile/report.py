@@ -34,6 +34,8 @@ class KernelRow:
     function: str = MAIN
     part: int | None = None
     """Which part of the graph it belongs to, where ONNX Runtime runs others."""
+    level: str = ""
+    """Of a fat bundle, which level it was compiled for."""
 
     @property
     def is_naive(self) -> bool:
@@ -52,6 +54,12 @@ class KernelReport:
     def of_program(cls, reports: Mapping[str, KernelReport]) -> KernelReport:
         """One report of several functions."""
         rows = [replace(row, function=name) for name, report in reports.items() for row in report.rows]
+        return cls(tuple(rows), tuple(dict.fromkeys(note for report in reports.values() for note in report.notes)))
+
+    @classmethod
+    def of_levels(cls, reports: Mapping[str, KernelReport]) -> KernelReport:
+        """One report of a fat bundle's levels."""
+        rows = [replace(row, level=level) for level, report in reports.items() for row in report.rows]
         return cls(tuple(rows), tuple(dict.fromkeys(note for report in reports.values() for note in report.notes)))
 
     def naive(self) -> list[str]:

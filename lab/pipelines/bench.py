@@ -22,7 +22,7 @@ from lab.core.interfaces import Runner
 from lab.core.progress import say, track
 from lab.core.timing import interleaved
 from lab.pipelines.context import OpenRun, threads_or_all
-from lab.pipelines.engines import Engine, engines_of
+from lab.pipelines.engines import Engine, engines_of, level_of
 from lab.pipelines.evaluate import feeds, final_split, score_runner
 from lab.pipelines.export import export
 
@@ -53,6 +53,8 @@ class Row:
     p95_ms: float | None = None
     throughput_per_s: float | None = None
     num_threads: int | None = None
+    level: str = ""
+    """Of a bundle: the CPU that the library was compiled for, which a fat one picks when it is loaded."""
     size_bytes: int | None = None
     peak_memory_mb: float | None = None
     metric: float | None = None
@@ -134,6 +136,7 @@ def _bench_run(opened: OpenRun, options: BenchOptions) -> list[Row]:
             p95_ms=latency.p95_ms,
             throughput_per_s=options.batch_size * 1e3 / latency.p50_ms,
             num_threads=num_threads,
+            level=level_of(runner),
             size_bytes=engine.size_bytes(opened),
             peak_memory_mb=_peak_memory_mb(engine, opened, feed, num_threads),
             metric=score.get(_metric(opened)),
@@ -180,6 +183,7 @@ def _track(opened: OpenRun, report: BenchReport) -> None:
         tracker = opened.tracker(f"bench {row.engine}", {"lab.target": target})
         tracker.log_params(
             {"target": target, "engine": row.engine, "batch_size": report.batch_size, "num_threads": row.num_threads}
+            | ({"level": row.level} if row.level else {})
         )
         figures = {
             "latency_p50_ms": row.p50_ms,

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lab.artifacts.files import atomic_dir, read_json, recover_dir, sha256_file, write_json, write_text
 from lab.artifacts.golden import GOLDEN_NAME, write_golden
-from lab.artifacts.manifest import MAIN, MANIFEST_NAME, Manifest
+from lab.artifacts.manifest import MAIN, Manifest, Rung
 from lab.core.errors import ConfigError, MissingToolError
 from lab.core.host import versions
 from lab.core.interfaces import Runner
@@ -18,11 +18,13 @@ from lab.core.timing import Stages, interleaved
 from lab.pipelines.compile_parts import part_seconds, share_metrics
 from lab.pipelines.compile_report import HTML_NAME, profile_bundle, write_page
 from lab.pipelines.compile_source import BATCH, CompileOptions, Source, manifest_beside
+from lab.pipelines.compile_track import track_bundle
 from lab.pipelines.context import OpenRun, existing_artifact
 from lab.pipelines.export import export
 from lab.pipelines.parity import Climbed, climb, not_run, require
 from lab.pipelines.quantize import quantized
 from lab.runtime import models
+from lab.runtime.levels import pick_level
 from lab.tasks import loop_of
 
 if TYPE_CHECKING:
@@ -68,9 +70,9 @@ def compile_run(opened: OpenRun, target_spec: str, options: CompileOptions) -> C
     source = Source(exported.files(), exported.manifest, opened)
     if options.precision == "int8":
         source = quantized(opened, source)
-    report = _compile(source, target, opened.dir.bundle(target.name.replace(":", "-")), options)
+    report = _compile(source, target, opened.dir.bundle(_folder_name(target)), options)
     if not report.skipped:
-        _track(opened, report)
+        track_bundle(opened, report.folder, report.manifest)
     return report
 
 
@@ -96,8 +98,12 @@ def compile_file(onnx: Path, target_spec: str, output: Path | None, options: Com
             expected="a run, or an ONNX file with QuantizeLinear and DequantizeLinear",
             hint="lab compile RUN --precision int8",
         )  # fmt: skip
-    folder = output or Path("bundles") / f"{onnx.stem}-{target.name.replace(':', '-')}"
+    folder = output or Path("bundles") / f"{onnx.stem}-{_folder_name(target)}"
     return _compile(Source({MAIN: onnx}, manifest_beside(onnx), None), target, folder, options)
+
+
+def _folder_name(target: Target) -> str:
+    return target.name.replace(":", "-").replace(",", "-")
 
 
 def _compile(source: Source, target: Target, folder: Path, options: CompileOptions) -> CompileReport:
@@ -129,11 +135,27 @@ def _build(source: Source, target: Target, folder: Path, parents: dict[str, str]
 
     stages = Stages()
     say(f"compiling for {target.name} ({target.describe()}) ...")
+    if target.levels and options.partial:
+        raise ConfigError("--partial and several levels cannot be combined", got=target.name, expected="one CPU")
+    levels = {level.spec.mcpu: level for level in target.levels} or {"": target}
     with stages.stage("compile"):
-        compiled = {name: _compile_function(source, name, target, options) for name in source.files}
+        by_level = {
+            name: {function: _compile_function(source, function, level, options) for function in source.files}
+            for name, level in levels.items()
+        }
     with stages.stage("link"):
-        entries = [entry for name, made in compiled.items() for entry in write_library(made, folder, name)]
-    report = KernelReport.of_program({name: made.report for name, made in compiled.items()})
+        entries = [
+            entry
+            for level, functions in by_level.items()
+            for name, made in functions.items()
+            for entry in write_library(made, folder, name, level)
+        ]
+    reports = {
+        level: KernelReport.of_program({name: made.report for name, made in functions.items()})
+        for level, functions in by_level.items()
+    }
+    report = KernelReport.of_levels(reports)
+    compiled = next(iter(by_level.values()))
     write_json(folder / REPORT_NAME, report.to_dict())
     known = source.manifest
     labels = known.labels if known else ()
@@ -148,6 +170,7 @@ def _build(source: Source, target: Target, folder: Path, parents: dict[str, str]
         preprocessing=known.preprocessing if known else {},
         labels=labels,
         target=target.info(),
+        levels=tuple(level.info() for level in target.levels),
         entries=tuple(entries),
         metrics=known.metrics if known else {},
         options=options.recorded(),
@@ -159,12 +182,15 @@ def _build(source: Source, target: Target, folder: Path, parents: dict[str, str]
     manifest = manifest.with_files(folder, names)
     manifest.save(folder)
     with stages.stage("parity"):
-        climbed, timed = _parity(source, target, folder, manifest, options)
-    rungs = (*(known.parity if known else ()), climbed.rung)
-    metrics = manifest.metrics | _rung_metrics(climbed, timed)
+        checked = [_parity(source, level, folder, manifest, options) for level in reversed(levels.values())]
+    rungs = (*(known.parity if known else ()), *_climbed_last([climbed.rung for climbed, _ in checked]))
+    metrics = dict(manifest.metrics)
+    for climbed, timed in checked:
+        metrics |= _rung_metrics(climbed, timed)
     manifest = replace(manifest, parity=rungs, metrics=metrics, durations_s=stages.durations_s)
-    if options.report and climbed.rung.status != "failed":  # a bundle that is wrong is not kept either
-        profile = profile_bundle(source, target, folder, manifest, compiled)
+    if options.report and all(rung.status != "failed" for rung in rungs):  # a bundle that is wrong is not kept either
+        shown = pick_level(manifest).mcpu if target.levels else ""
+        profile = profile_bundle(source, levels[shown], folder, manifest.at_level(shown), by_level[shown])
         write_json(folder / REPORT_NAME, report.to_dict() | {"profile": profile.to_dict()})
         write_page(profile, folder)
         manifest = manifest.with_files(folder, [*names, HTML_NAME])
@@ -228,6 +254,11 @@ def _parity(
     return replace(climbed, rung=replace(climbed.rung, name=name)), timed
 
 
+def _climbed_last(rungs: Sequence[Rung]) -> list[Rung]:
+    """The rung of the best level that ran comes last, as the bundle's own."""
+    return sorted(rungs, key=lambda rung: rung.status != "not run")
+
+
 def _rung_metrics(climbed: Climbed, timed: Mapping[str, float]) -> dict[str, dict[str, float]]:
     """The task's metrics of each engine on the compared samples, and the target's latency."""
     found = {"onnxruntime": climbed.reference_metrics, climbed.rung.name: climbed.candidate_metrics}
@@ -239,37 +270,11 @@ def _open(target: Target, folder: Path, manifest: Manifest) -> tuple[Runner | No
     """The runner that can run a bundle of this target here: native, emulated, or none and why."""
     runnable, reason = target.runnable_here()
     if runnable:
-        return models.bundle_model(folder, manifest, loop_of(manifest)), ""
+        level = target.spec.mcpu if manifest.levels else None
+        return models.bundle_model(folder, manifest, loop_of(manifest), level=level), ""
     if target.kind == "arm":
         try:
             return models.emulated_model(folder, manifest, loop_of(manifest)), ""
         except MissingToolError as error:
             return None, f"{reason}; {error.what}: {error.hint}"
     return None, reason
-
-
-def _track(opened: OpenRun, report: CompileReport) -> None:
-    manifest = report.manifest
-    assert manifest.target is not None
-    tracker = opened.tracker(f"compile {manifest.target.name}", {"lab.target": manifest.target.name})
-    tracker.log_params(
-        {"target": manifest.target.name, "mcpu": manifest.target.mcpu, "arch": manifest.target.arch}
-        | manifest.options
-        | {"parity": manifest.parity[-1].status}
-    )
-    rung = manifest.parity[-1]
-    measured = {
-        "size_mb": sum(manifest.files[name]["size_bytes"] for entry in manifest.entries for name in entry.files) / 1e6,
-        "compile_s": manifest.durations_s["compile"],
-        "max_abs_error": rung.max_abs_error,
-        "agreement": rung.agreement,
-    }
-    measured |= manifest.metrics.get(rung.name, {})
-    tracker.log_metrics({name: value for name, value in measured.items() if value is not None})
-    for name in (REPORT_NAME, *([HTML_NAME] if HTML_NAME in manifest.files else [])):
-        tracker.log_artifact(report.folder / name, "compile")
-    tracker.log_artifact(report.folder / MANIFEST_NAME, "compile")
-    if opened.config.tracking.register_model:  # an endpoint can be given models:/<task>-<name>-<target>@alias
-        name = f"{opened.config.task}-{opened.config.name}-{report.folder.name}"
-        tracker.register_model(name=name, folder=report.folder, manifest=manifest)
-    tracker.finish()

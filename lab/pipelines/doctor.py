@@ -24,6 +24,7 @@ from lab.core import host
 from lab.core.errors import LabError
 from lab.data.catalog import CATALOG, CatalogEntry
 from lab.data.resolve import data_root, has_files
+from lab.pipelines.fat_bundles import fat_bundles
 from lab.runtime.toolchain import SETUP_ARM, capture, toolchain
 from lab.tracking.server import is_http, resolve_uri
 
@@ -79,7 +80,7 @@ class Finding:
 def examine() -> list[Finding]:
     """Look at everything, in the order of the data's way. Takes under five seconds; installs and changes nothing."""
     checks: list[Callable[[], Iterator[Finding]]] = [
-        _machine, _gpu, _packages, _cuda_compiler, _compilers, _disk, _tracking, _data_sets,
+        _machine, _gpu, _packages, _cuda_compiler, _compilers, _disk, _tracking, _data_sets, _fat_bundles,
     ]  # fmt: skip
     return [finding for check in checks for finding in check()]
 
@@ -112,6 +113,13 @@ def _machine() -> Iterator[Finding]:
     yield Finding(
         "Python", "ok" if fits else "limited", python, "" if fits else "the lab is tested with Python 3.11 to 3.13"
     )
+
+
+def _fat_bundles() -> Iterator[Finding]:
+    for folder, told, ok in fat_bundles():
+        yield Finding(
+            f"bundle {folder}", "ok" if ok else "limited", told, "" if ok else "compile it for older CPUs too"
+        )
 
 
 def memory_bytes() -> int:

@@ -18,6 +18,8 @@ from lab.core.interfaces import Runner
 from lab.pipelines.context import OpenRun
 from lab.pipelines.models import eager_model
 from lab.runtime import models
+from lab.runtime.program import ProgramRunner
+from lab.runtime.tvm_runner import TvmRunner, use_runtime_library_only
 from lab.tasks import loop_of
 
 
@@ -77,6 +79,12 @@ def _bundle(path: Path) -> Engine:
     return Engine(f"tvm {path.name}", open_it, size, _why_not_here(manifest))
 
 
+def level_of(runner: Runner) -> str:
+    """The CPU that a bundle's open libraries were compiled for; empty for other engines."""
+    one = next(iter(runner.functions.values())) if isinstance(runner, ProgramRunner) else runner
+    return one.target.mcpu if isinstance(one, TvmRunner) else ""
+
+
 def _why_not_here(manifest: Manifest) -> str:
     assert manifest.target is not None
     if manifest.target.kind == "cuda":
@@ -88,8 +96,6 @@ def _why_not_here(manifest: Manifest) -> str:
 
 def main(run: str, name: str, feed: str, num_threads: str) -> None:
     """Open one engine, run it on the arrays of the file `feed`, print this process's peak memory as JSON."""
-    from lab.runtime.tvm_runner import use_runtime_library_only
-
     use_runtime_library_only()
     opened = OpenRun.find(run, Path("runs"))
     engine = next(engine for engine in engines_of(opened) if engine.name == name)

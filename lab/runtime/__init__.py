@@ -23,13 +23,18 @@ RUNNERS = LazyTable(
 
 
 def open_bundle(
-    path: Path | str, num_threads: int | None = None, verify: bool = True, function: str = "main"
+    path: Path | str,
+    num_threads: int | None = None,
+    verify: bool = True,
+    function: str = "main",
+    level: str | None = None,
 ) -> TvmRunner:
     """Open a compiled bundle; needs numpy and the TVM runtime, neither torch nor the TVM compiler.
 
     Args:
         num_threads: threads of the pool; None takes every core this process may use.
         verify: compare every file with the checksum in the manifest.
+        level: of a fat bundle, the `mcpu` of the level to run; None picks the best that this CPU can run.
         function: of a program (several functions and a loop); `lab.runtime.models.open_model` opens it whole.
 
     Raises:
@@ -40,4 +45,4 @@ def open_bundle(
     """
     from lab.runtime.tvm_runner import TvmRunner
 
-    return TvmRunner(Path(path), num_threads=num_threads, verify=verify, function=function)
+    return TvmRunner(Path(path), num_threads=num_threads, verify=verify, function=function, level=level)

@@ -63,13 +63,19 @@ def openvino_model(folder: Path, manifest: Manifest, loop: Loop | None, *, num_t
 
 
 def bundle_model(
-    folder: Path, manifest: Manifest, loop: Loop | None, *, num_threads: int | None = None, verify: bool = True
+    folder: Path,
+    manifest: Manifest,
+    loop: Loop | None,
+    *,
+    num_threads: int | None = None,
+    verify: bool = True,
+    level: str | None = None,
 ) -> Runner:
     """A compiled bundle on this machine. Raises as `lab.runtime.open_bundle`."""
     from lab.runtime import open_bundle
 
     def open_function(name: str, signature: Signature) -> Runner:
-        return open_bundle(folder, num_threads=num_threads, verify=verify, function=name)
+        return open_bundle(folder, num_threads=num_threads, verify=verify, function=name, level=level)
 
     return of_manifest(open_function, manifest, loop)
 

@@ -16,6 +16,7 @@ from lab.core import host
 from lab.core.errors import ArtifactError, DataError, IncompatibleError, MissingToolError
 from lab.core.signature import Signature, TensorSpec
 from lab.runtime import batching, cuda, threads
+from lab.runtime.levels import pick_level
 from lab.runtime.parts import PartSequence, Run, in_onnxruntime
 
 BATCH = "batch"
@@ -37,6 +38,7 @@ class TvmRunner:
     """One function of a bundle, opened for inference. Not thread-safe: one per thread.
 
     Args:
+        level: of a fat bundle, the `mcpu` of the level to run; None: the best that this CPU can run (`target` says it).
         function: of a program, such as "encode"; `lab.runtime.models.open_model` opens all with their loop.
 
     Raises on opening:
@@ -47,19 +49,30 @@ class TvmRunner:
     name = "tvm"
 
     def __init__(
-        self, path: Path, *, num_threads: int | None = None, verify: bool = True, function: str = MAIN
+        self,
+        path: Path,
+        *,
+        num_threads: int | None = None,
+        verify: bool = True,
+        function: str = MAIN,
+        level: str | None = None,
     ) -> None:
         self.manifest = Manifest.load(path, verify=verify)
         target = self.manifest.target
         if self.manifest.kind != "bundle" or target is None or not self.manifest.entries:
             raise ArtifactError(f"{path} is not a compiled bundle", got=self.manifest.kind, expected="bundle")
-        check_cpu(target)
+        self.target = pick_level(self.manifest, name=level)
+        check_cpu(self.target)
         self.signature: Signature = function_of(self.manifest, function)
         wanted = threads.configure(num_threads)
         self._tvm = _import_runtime()
         self.num_threads = threads.check_pool(wanted)
         self._device = self._open_device(target)
-        entries = [entry for entry in self.manifest.entries if entry.function == function]
+        entries = [
+            entry
+            for entry in self.manifest.entries
+            if entry.function == function and entry.level in ("", self.target.mcpu)
+        ]
         self._machines = {entry.batch_size: self._load(path, entry) for entry in entries}
         self._inputs: dict[tuple[str, tuple[int, ...]], _Slot] = {}
         self._axes = {spec.name: spec.shape.index(BATCH) for spec in self.signature.inputs if BATCH in spec.shape}

@@ -35,6 +35,8 @@ class Target:
     linker_hint: str = ""
     tolerance: float = 1e-4
     tvm_host: Mapping[str, Any] = field(default_factory=dict)
+    levels: tuple[Target, ...] = ()
+    """Of a fat target, the best first: each is compiled for, and one is picked when the bundle is loaded."""
 
     def with_precision(self, precision: str) -> Target:
         """This target computing in `precision`.
@@ -55,7 +57,8 @@ class Target:
                 hint=lacking + "e.g. x86:znver4 or x86:icelake-server" if precision == "int8" else None,
             )  # fmt: skip
         spec = replace(self.spec, name=f"{self.name}+{precision}", precision=precision)
-        return replace(self, spec=spec, tolerance=known[precision])
+        levels = tuple(level.with_precision(precision) for level in self.levels)
+        return replace(self, spec=spec, tolerance=known[precision], levels=levels)
 
     @property
     def name(self) -> str:
@@ -73,6 +76,8 @@ class Target:
         """The machine in words, for a status line."""
         if self.kind == "cuda":
             return f"NVIDIA {self.spec.cuda_arch}, {self.spec.precision}, host {self.spec.arch}"
+        if self.levels:
+            return " or ".join(level.describe() for level in self.levels)
         bits = self.machine.num_lanes * 32
         return f"{self.spec.arch}, {self.spec.mcpu}, {bits}-bit vectors"
 

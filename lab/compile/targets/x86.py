@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from lab.artifacts.manifest import TargetInfo
+from lab.compile.targets import fat
 from lab.compile.targets.machine import Machine
 from lab.compile.targets.target import Target
 from lab.core import host
@@ -32,11 +33,13 @@ SSE = Machine(num_lanes=4, num_registers=16, l1_bytes=32 * 1024, l2_bytes=256 * 
 
 
 def resolve(mcpu: str | None) -> Target:
-    """The target for a CPU that LLVM knows, or for this machine's when `mcpu` is None.
+    """The target for a CPU that LLVM knows, or for this machine's when `mcpu` is None; several, with commas: a fat one.
 
     Raises:
         ConfigError: LLVM knows no such CPU, or this machine is not x86-64 and no CPU was named.
     """
+    if mcpu and "," in mcpu:
+        return fat.resolve(mcpu.split(","), resolve)
     name = f"x86:{mcpu}" if mcpu else "x86"
     if mcpu is None and host.cpu_arch() != "x86_64":
         raise ConfigError(

@@ -43,6 +43,7 @@ TargetInfo ReadTarget(const Json& item) {
   TargetInfo target;
   if (item.IsNull()) throw Error(Kind::kArtifact, "the manifest is incomplete or damaged", "a bundle without a target");
   target.name = item["name"].String();
+  target.mcpu = item["mcpu"].String();
   target.kind = item["kind"].String();
   target.arch = item["arch"].String();
   for (const Json& feature : item["required_features"].List()) target.required_features.push_back(feature.String());
@@ -56,12 +57,27 @@ std::vector<Entry> ReadEntries(const Json& list) {
       throw Error(Kind::kUnsupported, "the bundle runs a part of the model in ONNX Runtime, which this runner lacks",
                   "an entry in parts", "a bundle compiled without --partial", "run it with lab.runtime in Python");
     }
-    Entry entry{item["library"].String(), item["batch_size"].Int(), item["function"].String()};
+    Entry entry{item["library"].String(), item["batch_size"].Int(), item["function"].String(),
+                item.Has("level") ? item["level"].String() : ""};
     if (entry.batch_size < 0) throw Error(Kind::kArtifact, "an entry has a negative batch size", item.where());
     entries.push_back(entry);
   }
   if (entries.empty()) throw Error(Kind::kArtifact, "the bundle holds no compiled function", "entries: []");
   return entries;
+}
+
+// Of a fat bundle, whose levels are listed best first: the best that this CPU runs, else the least demanding, which
+// CheckMachine then refuses. Of any other bundle its target.
+TargetInfo PickLevel(const Json& root) {
+  TargetInfo picked = ReadTarget(root["target"]);
+  if (!root.Has("levels")) return picked;
+  const auto present = CpuFeatures();
+  for (const Json& item : root["levels"].List()) {
+    picked = ReadTarget(item);
+    const auto& needed = picked.required_features;
+    if (std::all_of(needed.begin(), needed.end(), [&](const auto& name) { return present.count(name) > 0; })) break;
+  }
+  return picked;
 }
 
 Signature ReadSignature(const Json& item) { return {ReadSpecs(item["inputs"]), ReadSpecs(item["outputs"])}; }
@@ -79,10 +95,11 @@ Signature SignatureOf(const Json& root, const std::string& function) {
   return ReadSignature(known == std::vector<std::string>{kMain} ? root["signature"] : root["functions"][function]);
 }
 
-std::vector<Entry> EntriesOf(const std::vector<Entry>& entries, const std::string& function) {
+std::vector<Entry> EntriesOf(const std::vector<Entry>& entries, const std::string& function,
+                             const std::string& level) {
   std::vector<Entry> found;
   for (const Entry& entry : entries) {
-    if (entry.function == function) found.push_back(entry);
+    if (entry.function == function && (entry.level.empty() || entry.level == level)) found.push_back(entry);
   }
   if (found.empty()) throw Error(Kind::kArtifact, "the bundle holds no compiled function", "no entry of " + function);
   return found;
@@ -113,8 +130,8 @@ Manifest Manifest::Load(const std::string& folder, const std::string& function) 
   Manifest manifest;
   manifest.name = root["name"].String();
   manifest.signature = SignatureOf(root, function);
-  manifest.target = ReadTarget(root["target"]);
-  manifest.entries = EntriesOf(ReadEntries(root["entries"]), function);
+  manifest.target = PickLevel(root);
+  manifest.entries = EntriesOf(ReadEntries(root["entries"]), function, manifest.target.mcpu);
   manifest.sha256_of_file = ReadFiles(root["files"]);
   return manifest;
 }

@@ -18,10 +18,12 @@ struct Entry {
   std::string library;
   int64_t batch_size = 0;
   std::string function;
+  std::string level;  // of a fat bundle: the CPU it was compiled for
 };
 
 struct TargetInfo {
   std::string name;
+  std::string mcpu;
   std::string kind;
   std::string arch;
   std::vector<std::string> required_features;
