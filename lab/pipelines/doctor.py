@@ -40,18 +40,8 @@ X86_LEVELS = {
     4: {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"},
 }
 NOTABLE_FEATURES = (
-    "avx2",
-    "fma",
-    "avx512f",
-    "avx512_vnni",
-    "avx512_bf16",
-    "amx_tile",
-    "asimd",
-    "asimddp",
-    "i8mm",
-    "sve",
-    "bf16",
-)
+    "avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "asimd", "asimddp", "i8mm", "sve", "bf16",
+)  # fmt: skip
 # Package, what it is for, the extra that installs it.
 PACKAGES = (
     ("torch", "training and export", "train"),
