@@ -31,6 +31,7 @@ from lab.compile.schedules.tiling import (
     choose_tile,
     parallel_outer,
     rows_per_task,
+    shared_by_rows,
     split,
     vectorize_last,
 )
@@ -90,10 +91,10 @@ def _tile(
     groups, group = split(sch, c, DEPTH)
     c_outer, c_inner = split(sch, groups, UNROLL if num_c // DEPTH % UNROLL == 0 else 1)
     limit = machine.l2_bytes // L1_SHARE // (num_x * num_c)
-    y_outer, y_inner = split(sch, y, rows_per_task(num_y, num_n * (num_k // tile.num_columns), limit, machine))
-    # Whatever is larger stays in cache between neighbouring tasks: one block of weights, or one image.
-    weights_are_larger = num_r * num_s * num_c * num_k > machine.l2_bytes // L1_SHARE
-    outer = [k_outer, n, y_outer] if weights_are_larger else [n, k_outer, y_outer]
+    by_rows = shared_by_rows(sizes, num_r * num_s * num_c * num_k, machine)
+    others = num_n if by_rows else num_n * (num_k // tile.num_columns)
+    y_outer, y_inner = split(sch, y, rows_per_task(num_y, others, limit, machine))
+    outer = [n, y_outer, k_outer] if by_rows else [k_outer, n, y_outer]
     sch.reorder(*outer, y_inner, x_outer, r, s, c_outer, c_inner, x_inner, vectors, lanes, group)
     task = parallel_outer(sch, outer, work=prod(sizes) // DEPTH)
     for loop in (c_inner, x_inner, vectors):
