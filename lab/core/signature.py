@@ -56,7 +56,12 @@ class TensorSpec:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> TensorSpec:
-        return cls(name=str(data["name"]), dtype=str(data["dtype"]), shape=tuple(data["shape"]))
+        """Raises KeyError, TypeError, ValueError when it is no tensor."""
+        spec = cls(name=str(data["name"]), dtype=str(data["dtype"]), shape=tuple(data["shape"]))
+        good = all(isinstance(dim, str) or (type(dim) is int and dim >= 0) for dim in spec.shape)
+        if not good or np.dtype(spec.dtype).kind not in "biuf":
+            raise ValueError(f"no tensor: '{spec.name}' {spec.dtype}{list(spec.shape)}"[:200])
+        return spec
 
 
 @dataclass(frozen=True)

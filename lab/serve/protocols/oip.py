@@ -110,10 +110,11 @@ def _read_inputs(signature: Signature, document: Mapping[str, Any], binary: memo
     specs = {spec.name: spec for spec in signature.inputs}
     feed: Arrays = {}
     for entry in entries:
-        if not isinstance(entry, dict) or entry.get("name") not in specs or entry["name"] in feed:
-            got = entry.get("name") if isinstance(entry, dict) else entry
+        name = entry.get("name") if isinstance(entry, dict) else None
+        if not isinstance(name, str) or name not in specs or name in feed:
+            got = entry if name is None else name
             raise DataError("an input is unknown or given twice", got=repr(got)[:60], expected=", ".join(specs))
-        spec = specs[entry["name"]]
+        spec = specs[name]
         feed[spec.name], binary = _read_input(spec, entry, binary)
     if len(binary):
         raise DataError("there are bytes after the last tensor", got=len(binary))
