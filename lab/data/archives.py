@@ -52,7 +52,7 @@ def _members(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
                 # The upper half of the attributes is the Unix mode; 0o12 is a symbolic link.
                 if (info.external_attr >> 28) == 0o12:
                     raise _refused(path, info.filename, "a link")
-                if not info.is_dir():
+                if not info.filename.endswith("/"):  # is_dir() trips over an empty name
                     with archive.open(info) as file:
                         yield info.filename, file
         return

@@ -47,6 +47,13 @@ def manifest(**changes: Any) -> bytes:
     return json.dumps(manifests()["images"].to_dict() | changes).encode()
 
 
+def zip_file(name: str) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr(zipfile.ZipInfo("x"), b"content")
+    return buffer.getvalue().replace(b"x", b"\0", 2) if not name else buffer.getvalue()
+
+
 def operation(name: str, **given: Any) -> bytes:
     return f"{name} {json.dumps(given)}".encode()
 
@@ -89,9 +96,11 @@ FOUND = [
     ("manifest", manifest(task="none"), "ConfigError"),
     ("manifest", manifest(signature={"inputs": [{"name": "x", "dtype": "object", "shape": [1]}], "outputs": []}), "ArtifactError"),
     ("manifest", manifest(signature={"inputs": [{"name": "x", "dtype": "float32", "shape": [-1]}], "outputs": []}), "ArtifactError"),
+    ("manifest", manifest(signature={"inputs": [{"name": "x", "dtype": ",float32", "shape": [1]}], "outputs": []}), "ArtifactError"),
     ("registered", DEEP, "ArtifactError"),
     ("golden", b"", "ArtifactError"),
     ("golden", b"PK\x05\x06" + bytes(18), "ArtifactError"),
+    ("archive", zip_file(""), "DataError"),
     ("archive", tar_file(lambda archive: add_member(archive, ".")), "DataError"),
     ("configuration", b"? [a]\n: 1\nendpoint: x\n", "ConfigError"),
     ("configuration", b"endpoint: 2020-13-45\n", "ConfigError"),
