@@ -128,9 +128,11 @@ class Deployments:
         old = next((one for one in endpoint.all() if one.config.name == variant), None)
         if old is None:
             raise DataError("there is no such variant", got=variant, expected=", ".join(endpoint.names()))
-        if old.steps and model is not None:
+        if (old.steps or old.config.remote) and model is not None:
             raise ConfigError(
-                "a pipeline's steps are not exchanged one by one", got=str(model)[:200], hint="update the endpoint"
+                "steps of a pipeline and models on other servers are not exchanged one by one",
+                got=str(model)[:200],
+                hint="update the endpoint",
             )
         folder = old.folder if model is None else folder_of_url(str(model), self._config.security)
         weight = self._topology.weights_of(endpoint)[old.config.name]

@@ -93,6 +93,16 @@ def prepared(config: VariantConfig, folder: Folders, security: SecurityConfig, s
         ArtifactError, IntegrityError: it is missing, unsigned, or not as it was built.
         ConfigError: steps of a pipeline that do not fit together.
     """
+    if config.remote is not None:
+        config.remote.client(config.remote.timeout_s)  # an address that is none is told before the start
+        identity = {
+            "model_id": config.remote.url,
+            "sha256": "",
+            "target": config.remote.protocol,
+            "task": "",
+            "tvm": "",
+        }
+        return Deployed(config, Path(config.remote.url), identity=identity)
     if isinstance(folder, Path):
         folder, manifest = _checked(folder, security, store)
         return Deployed(config, folder, identity=identity_of(manifest, folder), registered=read_registered(folder))

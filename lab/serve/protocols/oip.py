@@ -18,6 +18,7 @@ import orjson
 from lab.core.errors import DataError
 from lab.core.interfaces import Arrays
 from lab.core.signature import Signature, TensorSpec
+from lab.runtime.remote_runner import DATATYPES
 from lab.serve.engine.model import ServedModel
 from lab.serve.engine.work import Answer, Parsed
 from lab.serve.protocols.http import JSON, parse_object
@@ -25,10 +26,6 @@ from lab.serve.protocols.tensors import check_feed, check_shape, from_bytes, fro
 
 HEADER_LENGTH = "inference-header-content-length"
 BINARY = "application/octet-stream"
-DATATYPES = {
-    "bool": "BOOL", "uint8": "UINT8", "uint16": "UINT16", "uint32": "UINT32", "uint64": "UINT64", "int8": "INT8",
-    "int16": "INT16", "int32": "INT32", "int64": "INT64", "float16": "FP16", "float32": "FP32", "float64": "FP64",
-}  # fmt: skip
 MAX_TENSORS = 64
 
 
