@@ -271,6 +271,7 @@ def report(record: Record, options: argparse.Namespace, rate: float, found: floa
     verdict = "too short to tell" if flat is None else "flat within noise" if flat else "grows"
     return {
         "verdict": verdict + (" (partial: interrupted)" if partial else ""), "partial": partial, "no_error": no_error,
+        "longest_gap_s": round(max(np.diff([0.0, *(s.time_s for s in record.samples)]), default=0.0), 1),
         "minutes": round(last_s / 60, 2), "asked_minutes": options.minutes, "warm_up_s": round(warm_s, 1),
         "capacity_per_s": round(found, 1), "rate_per_s": round(rate, 1), "workers": options.workers,
         "requests": sum(record.statuses.values()), "statuses": dict(record.statuses), "variants": dict(record.variants),
@@ -309,7 +310,8 @@ def markdown(found: dict[str, Any]) -> str:
         f"{found['requests']:,} answers by status {found['statuses']}, lost {found['lost']}, refused connections "
         f"{found['refused_connections']}; requests that must be refused: {found['hostile']}. Latency, median over "
         f"samples: p50 {found['latency_ms']['p50_ms']} ms, p99 {found['latency_ms']['p99_ms']} ms. Open files "
-        f"{found['files']}, threads {found['threads']} (least, most).", "",
+        f"{found['files']}, threads {found['threads']} (least, most). Longest time between two samples: "
+        f"{found['longest_gap_s']:g} s (a gap is a pause of the machine or of the generator).", "",
         "| resident memory of | slope, MiB/h | standard error | 95 % interval | flat within noise |",
         "|---|---|---|---|---|",
         *rows, "", "![memory, latency, files and threads over time](soak.png)", "",
