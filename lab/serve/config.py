@@ -16,8 +16,8 @@ from lab.config.base import LabModel
 from lab.config.load import build, read_source
 from lab.core.errors import ConfigError
 from lab.core.host import num_cores
-from lab.runtime.http_client import Client
 from lab.serve.guard.config import GuardConfig
+from lab.serve.remote_config import RemoteConfig
 
 VARIANT_NAME = r"^[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}$"
 MAX_BODY_BYTES = 6_291_456
@@ -42,32 +42,6 @@ class StepConfig(LabModel):
     """As a variant's."""
     inputs: dict[str, str] = Field(default_factory=dict)
     """This step's input: output of the step before. Without it, equal names meet, or the only two there are."""
-
-
-class RemoteConfig(LabModel):
-    """A model on another server, such as Triton, a KServe runtime, or an endpoint of this lab."""
-
-    url: str = Field(pattern=r"^https?://")
-    """oip: http://host:port/v2/models/NAME; sagemaker: what comes before /ping and /invocations."""
-    protocol: Literal["oip", "sagemaker"] = "oip"
-    timeout_s: float = Field(10.0, gt=0, le=3600)
-    retries: int = Field(1, ge=0, le=5)
-    """Where no connection could be made; never once a request was sent."""
-    health_s: float = Field(1.0, gt=0)
-    """Between health checks of a server that could not be reached; until one succeeds others take its traffic."""
-    headers: dict[str, str] = Field(default_factory=dict)
-    """Sent with every request, such as authorization."""
-    forward: tuple[str, ...] = ("x-amzn-sagemaker-custom-attributes", "traceparent")
-    """The client's own headers that go on (sagemaker; tensors of several clients share a request)."""
-
-    @field_validator("forward")
-    @classmethod
-    def _lower(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(name.lower() for name in names)
-
-    def client(self, timeout_s: float) -> Client:
-        """A connection of its own. Raises ConfigError."""
-        return Client(self.url, timeout_s, self.retries, self.headers)
 
 
 class VariantConfig(LabModel):

@@ -22,12 +22,13 @@ from lab.core.signature import Signature
 from lab.runtime.http_client import UnreachableError
 from lab.runtime.null_runner import NullRunner
 from lab.runtime.remote_runner import RemoteRunner
-from lab.serve.config import RemoteConfig, VariantConfig
+from lab.serve.config import VariantConfig
 from lab.serve.engine.gate import Passed
 from lab.serve.engine.model import ServedModel
 from lab.serve.engine.work import Answer, Job
 from lab.serve.protocols.errors import DeadlineError
 from lab.serve.protocols.invocations import InvocationWork
+from lab.serve.remote_config import RemoteConfig
 
 HEALTH_TIMEOUT_S = 2.0
 
