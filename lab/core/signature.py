@@ -15,6 +15,14 @@ import numpy as np
 from lab.core.errors import DataError
 
 Dim = int | str
+DTYPES = (
+    "bool",
+    *(f"{kind}{bits}" for kind in ("uint", "int") for bits in (8, 16, 32, 64)),
+    "float16",
+    "float32",
+    "float64",
+)
+"""What a tensor may hold, in NumPy's names."""
 
 
 @cache
@@ -65,7 +73,12 @@ class TensorSpec:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> TensorSpec:
-        return cls(name=str(data["name"]), dtype=str(data["dtype"]), shape=tuple(data["shape"]))
+        """Raises KeyError, TypeError, ValueError when it is no tensor."""
+        spec = cls(name=str(data["name"]), dtype=str(data["dtype"]), shape=tuple(data["shape"]))
+        good = all(isinstance(dim, str) or (type(dim) is int and dim >= 0) for dim in spec.shape)
+        if not good or spec.dtype not in DTYPES:
+            raise ValueError(f"no tensor: '{spec.name}' {spec.dtype}{list(spec.shape)}"[:200])
+        return spec
 
 
 @dataclass(frozen=True)
