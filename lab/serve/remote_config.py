@@ -18,7 +18,7 @@ class RemoteConfig(LabModel):
     protocol: Literal["oip", "sagemaker"] = "oip"
     timeout_s: float = Field(10.0, gt=0, le=3600)
     retries: int = Field(1, ge=0, le=5)
-    """Where no connection could be made; never once a request was sent."""
+    """Where no connection could be made, or a kept one was closed before an answer began; never after a timeout."""
     health_s: float = Field(1.0, gt=0)
     """Between health checks of a server that could not be reached; until one succeeds others take its traffic."""
     headers: dict[str, str] = Field(default_factory=dict)
