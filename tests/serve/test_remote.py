@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +91,44 @@ def test_bodies_go_on_as_they_came(endpoint: Served, model_root: Path, tmp_path:
         )
         assert tensors.status == 415
         assert b"takes /invocations only" in tensors.body
+
+
+def test_named_headers_go_on_and_no_others(model_root: Path, tmp_path: Path) -> None:
+    """The client's named ones and the configured ones; not its credentials for this endpoint."""
+    seen: list[dict[str, str]] = []
+
+    class Recorder(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            self._answer(b"")
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            seen.append({name.lower(): value for name, value in self.headers.items()})
+            self._answer(b"{}")
+
+        def _answer(self, body: bytes) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *arguments: Any) -> None: ...  # noqa: A002
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Recorder) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        remote = {
+            "url": f"http://127.0.0.1:{server.server_address[1]}", "protocol": "sagemaker",
+            "headers": {"Authorization": "Bearer theirs"}, "forward": ["X-Trace"],
+        }  # fmt: skip
+        with serving(front(tmp_path, model_root, remote)) as served:
+            assert ask(served, "there", x_trace="abc", x_other="no", authorization="Bearer ours").status == 200
+        server.shutdown()
+    (headers,) = seen
+    assert (headers["x-trace"], headers["authorization"], headers["accept"]) == ("abc", "Bearer theirs", NPY)
+    assert "x-other" not in headers
 
 
 def test_a_server_that_is_gone_loses_its_traffic_until_it_is_back(model_root: Path, tmp_path: Path) -> None:
