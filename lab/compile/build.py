@@ -21,6 +21,8 @@ from lab.core.timing import Stages
 if TYPE_CHECKING:
     from lab.compile.facts import Facts
     from lab.compile.pipeline import Lowered
+    from lab.compile.tuning.choices import Identity
+    from lab.compile.tuning.decisions import Choice
 
 ANY_BATCH = 0
 HOST_LINKERS = ("g++", "gcc", "clang++", "clang")
@@ -52,6 +54,7 @@ def compile_onnx(
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     dynamic: Collection[str] = (),
     dump_dir: Path | None = None,
+    choices: Mapping[Identity, Choice] | None = None,
     progress: Callable[[str], None] = say,
 ) -> Compiled:
     """Compile an ONNX file.
@@ -61,6 +64,7 @@ def compile_onnx(
         input_shapes: a full shape per input whose dimensions (besides the batch, -1) are dynamic.
         dynamic: names of dimensions, such as a sequence's length, that stay open: one library takes every size.
         dump_dir: where to write the IR after each phase.
+        choices: what tuning found better than the rules' models, by kernel; none by default.
         progress: called with one line per step.
 
     Raises:
@@ -88,7 +92,7 @@ def compile_onnx(
             with phases.stage("import"):
                 mod = import_model(model, signature, max(size, 1))
             folder = dump_dir / f"b{size}" if dump_dir else None
-            built = _build(mod, target, folder)
+            built = _build(mod, target, folder, choices)
         built.facts.phases_s = phases.durations_s | built.facts.phases_s
         executables[size], facts[size] = built.executable, built.facts
         rows += [replace(row, batch_size=size) for row in built.rows]
@@ -121,17 +125,17 @@ class _Built:
     facts: Facts
 
 
-def _build(mod: Any, target: Target, dump_dir: Path | None) -> _Built:
+def _build(mod: Any, target: Target, dump_dir: Path | None, choices: Mapping[Identity, Choice] | None = None) -> _Built:
     """Lower and generate code; kernels whose scheduled form does not compile go back to naive loops, and say so."""
     check_tools(target)
-    lowered = _lower(mod, target, dump_dir, {})
+    lowered = _lower(mod, target, dump_dir, {}, choices)
     try:
         return _built(lowered, target)
     except Exception as first:
         forbidden = _kernels_that_fail(lowered.mod, target)
         if not forbidden:
             raise UnsupportedError(f"code generation for {target.name} failed", got=_last_line(first)) from first
-    lowered = _lower(mod, target, dump_dir, forbidden)
+    lowered = _lower(mod, target, dump_dir, forbidden, choices)
     try:
         return _built(lowered, target)
     except Exception as error:
@@ -149,11 +153,18 @@ def _built(lowered: Lowered, target: Target) -> _Built:
     return _Built(executable, lowered.rows, lowered.notes, lowered.facts)
 
 
-def _lower(mod: Any, target: Target, dump_dir: Path | None, forbidden: Mapping[str, str]) -> Lowered:
+def _lower(
+    mod: Any,
+    target: Target,
+    dump_dir: Path | None,
+    forbidden: Mapping[str, str],
+    choices: Mapping[Identity, Choice] | None = None,
+) -> Lowered:
     from lab.compile.pipeline import Dump, lower
+    from lab.compile.tuning.choices import Choices
 
     try:
-        return lower(mod, target, Dump(dump_dir), forbidden)
+        return lower(mod, target, Dump(dump_dir), forbidden, Choices(choices))
     except Exception as error:  # a pass of TVM meets a graph it cannot handle; TVM has no common error type
         raise UnsupportedError(
             f"lowering the model for {target.name} failed in TVM", got=_last_line(error),

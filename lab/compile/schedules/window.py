@@ -28,11 +28,13 @@ from lab.compile.schedules.tiling import (
     Tile,
     accumulate_in_registers,
     choose_tile,
+    decide_tile,
     parallel_outer,
     split,
     vectorize_last,
 )
 from lab.compile.targets.machine import Machine
+from lab.compile.tuning.decisions import Decisions
 
 MAX_UNROLLED_WINDOW = 9
 MAX_ROWS = 8  # neighbouring outputs of a tile
@@ -60,7 +62,7 @@ def schedule(kernel: Kernel, machine: Machine) -> Scheduled:
         raise DoesNotFit("the last output axis does not fill vectors")
     for pad in pads[:-1]:
         sch.compute_inline(pad.handle)
-    task = _tile(sch, reduction, epilogue, list(spatial), list(window), machine)
+    task = _tile(sch, reduction, epilogue, list(spatial), list(window), machine, kernel.decisions)
     if pads:
         sch.compute_at(pads[-1].handle, task)
         vectorize_last(sch, pads[-1].handle, machine)
@@ -75,8 +77,9 @@ def _reads_contiguously(sch: Schedule, block: Block, axis: int) -> bool:
 
 
 def _tile(
-    sch: Schedule, block: Block, epilogue: list[Block], spatial: list[Any], window: list[Any], machine: Machine
-) -> Any:
+    sch: Schedule, block: Block, epilogue: list[Block], spatial: list[Any], window: list[Any], machine: Machine,
+    decisions: Decisions,
+) -> Any:  # fmt: skip
     window_size = prod(extent(sch, loop) for loop in window)
     work = window_size * prod(extent(sch, loop) for loop in spatial)
     has_rows = len(spatial) > 2
@@ -87,6 +90,8 @@ def _tile(
         tile = unrolled_tile(num_rows, num_columns, _window(sch, block, window_size), machine)
     else:
         tile = choose_tile(num_rows, num_columns, machine)
+    most_rows = extent(sch, spatial[-2]) if has_rows else 1
+    tile = decide_tile(decisions, tile, most_rows, num_columns, machine)
     columns_outer, columns = split(sch, spatial[-1], tile.num_columns)
     if not has_rows:
         sch.reorder(*spatial[:-1], columns_outer, *window, columns)
