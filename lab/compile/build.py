@@ -75,11 +75,7 @@ def compile_onnx(
     """
     stages = Stages()
     with stages.stage("import"):
-        from lab.compile.pipeline import simplify_graph  # imports TVM, which takes a second
-
-        model = load_model(Path(model_path))
-        signature = signature_of(model, input_shapes, dynamic)
-        model = simplify_graph(model)
+        model, signature = _read(Path(model_path), input_shapes, dynamic)
     sizes = _batch_sizes(signature, batch_sizes)
     executables: dict[int, Any] = {}
     rows: list[KernelRow] = []
@@ -100,6 +96,27 @@ def compile_onnx(
     report = KernelReport(tuple(rows), tuple(notes))
     progress(report.summary())
     return Compiled(target, signature, executables, report, stages.durations_s, facts)
+
+
+def imported(
+    model_path: Path,
+    *,
+    batch_sizes: Sequence[int] = (1,),
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    dynamic: Collection[str] = (),
+) -> dict[int, Any]:
+    """Batch size -> the module that `compile_onnx` would compile, before its first phase. Raises like `compile_onnx`."""
+    model, signature = _read(Path(model_path), input_shapes, dynamic)
+    sizes = _batch_sizes(signature, batch_sizes)
+    return {size: import_model(model, signature, max(size, 1)) for size in sizes}
+
+
+def _read(path: Path, input_shapes: Any, dynamic: Collection[str]) -> tuple[Any, Signature]:
+    from lab.compile.pipeline import simplify_graph  # imports TVM, which takes a second
+
+    model = load_model(path)
+    signature = signature_of(model, input_shapes, dynamic)
+    return simplify_graph(model), signature
 
 
 def _batch_sizes(signature: Signature, wanted: Sequence[int]) -> list[int]:

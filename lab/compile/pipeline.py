@@ -64,8 +64,11 @@ def lower(
     forbidden: Mapping[str, str] | None = None,
     choices: Choices | None = None,
 ) -> Lowered:
-    """All phases after the import; `forbidden` kernels keep their naive loops (kernel -> reason), `choices` overrule the
-    rules' models.
+    """All phases after the import.
+
+    Args:
+        forbidden: kernels that keep their naive loops, with the reason.
+        choices: what overrules the rules' models.
     """
     tvm_target, facts = target.to_tvm(), Facts(phases_s=dump.durations_s)
     with tvm_target, tvm.transform.PassContext(opt_level=3):

@@ -56,6 +56,7 @@ class Search:
     num_trials: int = 0
     failures: list[str] = field(default_factory=list)
     seen: dict[str, tuple[float, Choice]] = field(default_factory=dict)
+    last: Comparison | None = None
 
     def run(self, opened: Trial) -> Found:
         """Raises BudgetSpent."""
@@ -68,7 +69,7 @@ class Search:
         ]
         best = max(measured, key=lambda item: item[0].gain, default=None)
         if best is None or not best[0].is_clear:
-            return self._found(None, best[0] if best else None)
+            return self._found(None, best[0] if best else self.last)
         self.prober.restart()
         confirmed = self._try(best[1], CONFIRM_S)
         comparison = confirmed.comparison if confirmed else None
@@ -121,4 +122,5 @@ class Search:
         if trial.error:
             self.failures.append(f"{dict(choice.parameters)}: {trial.error}")
             return None
+        self.last = trial.comparison
         return trial

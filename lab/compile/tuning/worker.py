@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
@@ -40,11 +40,18 @@ class Worker:
 
     Args:
         address: of a board that runs the trials; None is this machine.
+        setup: called first in the process, to size the thread pool.
         limit_s: seconds that building and checking one candidate may take, beyond the time to measure.
     """
 
-    def __init__(self, target: Target, address: Address | None = None, limit_s: float = 30.0) -> None:
-        self.target, self.address, self.limit_s = target, address, limit_s
+    def __init__(
+        self,
+        target: Target,
+        address: Address | None = None,
+        setup: Callable[[], object] | None = None,
+        limit_s: float = 30.0,
+    ) -> None:
+        self.target, self.address, self.setup, self.limit_s = target, address, setup, limit_s
         self._process: Any = None
         self._pipe: Any = None
         self._opened: tuple[Any, ...] | None = None
@@ -95,13 +102,17 @@ class Worker:
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, self.target, self.address), daemon=True)
+        self._process = context.Process(
+            target=_serve, args=(theirs, self.target, self.address, self.setup), daemon=True
+        )
         self._process.start()
         theirs.close()
 
 
-def _serve(pipe: Connection, target: Target, address: Address | None) -> None:
+def _serve(pipe: Connection, target: Target, address: Address | None, setup: Callable[[], object] | None) -> None:
     """The process: answers until nobody asks any more."""
+    if setup is not None:
+        setup()
     from lab.compile.tuning import trial
 
     try:
