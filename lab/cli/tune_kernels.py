@@ -105,12 +105,8 @@ def _render(report: TuneReport) -> None:
 def _choice(parameters: dict[str, object]) -> str:
     parts = []
     for name, value in parameters.items():
-        inner = (
-            _choice(value)
-            if isinstance(value, dict)
-            else "x".join(map(str, value))
-            if isinstance(value, list)
-            else value
-        )
-        parts.append(f"{name} {inner}" if not isinstance(value, dict) else f"{name} ({inner})")
+        if isinstance(value, dict):
+            parts.append(f"{name} ({_choice(value)})")
+        else:
+            parts.append(f"{name} {'x'.join(map(str, value)) if isinstance(value, list) else value}")
     return ", ".join(parts)

@@ -105,7 +105,7 @@ def imported(
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     dynamic: Collection[str] = (),
 ) -> dict[int, Any]:
-    """Batch size -> the module that `compile_onnx` would compile, before its first phase. Raises like `compile_onnx`."""
+    """Batch size -> the module that `compile_onnx` would compile; the same arguments and errors."""
     model, signature = _read(Path(model_path), input_shapes, dynamic)
     sizes = _batch_sizes(signature, batch_sizes)
     return {size: import_model(model, signature, max(size, 1)) for size in sizes}

@@ -1,4 +1,4 @@
-"""`lab tune-kernels`: measure other parameters than those the rules derive, kernel by kernel, and keep what is faster."""
+"""`lab tune-kernels`: measure other parameters than the rules derive, kernel by kernel, and keep the faster ones."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatchcase
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from lab.runtime import threads
 
 if TYPE_CHECKING:
     from lab.compile.targets import Target
+    from lab.compile.tuning.decisions import Choice
     from lab.compile.tuning.records import MachineKey, Record
     from lab.compile.tuning.tasks import Task
 
@@ -182,6 +183,7 @@ class _Session:
     ) -> None:
         from lab.compile.tuning.records import read_records, record_files
 
+        self._read = cache(read_records)
         self.worker, self.target, self.machine, self.options, self.report = worker, target, machine, options, report
         self.own: list[Record] = read_records(report.path) if report.path.exists() else []
         self.others = [path for path in record_files() if path != report.path]
@@ -194,6 +196,15 @@ class _Session:
         last = {record.key: record for record in Records.load(self.others, self.machine).records}
         last |= {record.key: record for record in self.own if record.machine == self.machine}
         return Records(tuple(last.values())).choices()
+
+    def seeds(self, task: Task) -> list[Choice]:
+        """What was best for the same kernel on other machines, the last record of each first."""
+        from lab.compile.tuning.decisions import Choice
+
+        elsewhere = [record for path in self.others for record in self._read(path)] + self.own
+        same = [r for r in reversed(elsewhere) if r.key[:3] == _key(task) and r.machine != self.machine and r.choice]
+        unique = {repr(record.choice): record for record in same}
+        return [Choice(record.rule, record.choice or {}) for record in unique.values()]
 
     def tune(self, tasks: Sequence[Task]) -> None:
         done = {} if self.options.force else {record.key: record for record in self.own}
@@ -223,7 +234,7 @@ class _Session:
         if opened.error:
             warn(f"{title}: not tuned: {opened.error}")
             return replace(left, status="failed")
-        search = Search(self.worker, self.options.max_trials, self.deadline)
+        search = Search(self.worker, self.options.max_trials, self.seeds(task), self.deadline)
         try:
             found = search.run(opened)
         except BudgetSpent:

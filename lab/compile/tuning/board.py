@@ -19,7 +19,6 @@ from lab.compile.tuning.trial import ENTRY, MIN_PAIRS, Candidate
 from lab.core.errors import ConfigError, MissingToolError
 
 CALLS_PER_TURN = 3
-TIMEOUT_S = 30
 FLUSH = "cache_flush_cpu_non_first_arg"
 """TVM's name for: throw weights and outputs out of the caches before a call, keep the first input."""
 
@@ -44,7 +43,7 @@ class Address:
     def connect(self) -> Any:
         """Raises MissingToolError where nobody answers."""
         try:
-            return rpc.connect(self.host, self.port, key=self.key, session_timeout=0, connection_timeout=TIMEOUT_S)
+            return rpc.connect(self.host, self.port, key=self.key, session_timeout=0)
         except Exception as error:  # TVM raises several kinds
             raise MissingToolError(
                 f"no RPC server at {self.host}:{self.port}", got=str(error).strip().splitlines()[-1][:200],

@@ -7,7 +7,7 @@ many candidates some look fast by chance.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -21,6 +21,11 @@ MAX_OPTIONS = 24
 MAX_SWEEPS = 2
 STEP = 1.01
 """What an option must gain over the best so far to be kept on the way."""
+
+
+Taken = dict[str, tuple[Any, list[Any]]]
+Ranked = tuple[float, dict[str, Any], Taken]
+"""Gain, what was chosen, and all decisions with that."""
 
 
 class Prober(Protocol):
@@ -51,6 +56,8 @@ class Search:
 
     prober: Prober
     max_trials: int
+    seeds: Sequence[Choice] = ()
+    """Tried first: what was best elsewhere, with other threads or on another CPU."""
     deadline: float = float("inf")
     progress: Callable[[], None] = lambda: None
     num_trials: int = 0
@@ -65,7 +72,7 @@ class Search:
         measured = [
             (trial.comparison, choice)
             for gain, choice in finalists
-            if gain > 1 and (trial := self._try(choice, FINAL_S)) is not None and trial.comparison is not None
+            if gain > STEP and (trial := self._try(choice, FINAL_S)) is not None and trial.comparison is not None
         ]
         best = max(measured, key=lambda item: item[0].gain, default=None)
         if best is None or not best[0].is_clear:
@@ -82,9 +89,13 @@ class Search:
         return Found(choice, comparison, self.num_trials, tuple(self.failures))
 
     def _walk(self, opened: Trial) -> None:
-        """Rank options of one decision after the other, from the rule's own values on."""
+        """Rank options of one decision after the other, from the rule's own values or the best seed on."""
         chosen: dict[str, Any] = {}
         taken, best = dict(opened.taken or {}), 1.0
+        for seed in [each for each in self.seeds if each.rule == opened.rule][: self.max_trials]:
+            found = self._rank(opened.rule, dict(seed.parameters))
+            if found is not None and found[0] > best * STEP:
+                best, chosen, taken = found
         for _ in range(MAX_SWEEPS):
             before = best
             for name in list(taken):
@@ -96,22 +107,26 @@ class Search:
 
     def _best_option(
         self, rule: str, name: str, taken: Mapping[str, tuple[Any, list[Any]]], chosen: Mapping[str, Any]
-    ) -> tuple[float, dict[str, Any], dict[str, tuple[Any, list[Any]]]] | None:
-        best = None
+    ) -> Ranked | None:
+        best: Ranked | None = None
         value, options = taken.get(name, (None, []))
         for option in [each for each in options if each != value][:MAX_OPTIONS]:
             if self.num_trials >= self.max_trials:
                 break
-            parameters = {**chosen, name: option}
-            trial = self._try(Choice(rule, parameters), RANK_S)
-            if trial is None or trial.comparison is None or trial.taken is None:
-                continue
-            complete = {each: value for each, (value, _) in trial.taken.items()}
-            gain = trial.comparison.gain
-            self.seen[repr(sorted(complete.items()))] = (gain, Choice(rule, complete))
-            if best is None or gain > best[0]:
-                best = (gain, parameters, dict(trial.taken))
+            found = self._rank(rule, {**chosen, name: option})
+            if found is not None and (best is None or found[0] > best[0]):
+                best = found
         return best
+
+    def _rank(self, rule: str, parameters: dict[str, Any]) -> Ranked | None:
+        """Measure shortly, and remember the candidate with every decision, also those that follow from the others."""
+        trial = self._try(Choice(rule, parameters), RANK_S)
+        if trial is None or trial.comparison is None or trial.taken is None:
+            return None
+        complete = {each: value for each, (value, _) in trial.taken.items()}
+        gain = trial.comparison.gain
+        self.seen[repr(sorted(complete.items()))] = (gain, Choice(rule, complete))
+        return gain, parameters, dict(trial.taken)
 
     def _try(self, choice: Choice, seconds: float) -> Trial | None:
         if time.monotonic() > self.deadline:

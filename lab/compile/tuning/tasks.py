@@ -53,7 +53,7 @@ def operator_tasks(mod: IRModule, target: Target, known: dict[Identity, Choice])
             counts.setdefault(group.identity, []).append(group)
     return [
         Task(
-            identity.kernel.replace("nn.", ""), identity, "operator", CONVOLUTION_RULE, _json(same[0].module()),
+            _conv_name(same[0].call), identity, "operator", CONVOLUTION_RULE, _json(same[0].module()),
             len(same), _conv_flops(same[0].call),
         )
         for identity, same in counts.items()
@@ -109,6 +109,12 @@ def _call_alone(func: PrimFunc, name: str, call: Any) -> IRModule:
             result = builder.emit_output(builder.emit(relax.Call(call.op, [var, *rest], call.attrs, call.ty_args)))
         builder.emit_func_output(result)
     return builder.get()
+
+
+def _conv_name(call: Any) -> str:
+    """ "conv2d_3x3_14x14_256_512": window, positions, channels in and out."""
+    (_, y, x, k), (r, s, c, _) = ([int(dim) for dim in value.ty.shape] for value in (call, call.args[1]))
+    return f"conv2d_{r}x{s}_{y}x{x}_{c}_{k}"
 
 
 def _conv_flops(call: Any) -> int:

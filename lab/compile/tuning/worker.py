@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from lab.compile.tuning.choices import Identity
     from lab.compile.tuning.tasks import Task
 
-START_LIMIT_S = 120.0
+START_FACTOR = 4
+"""The first trial of a process also imports TVM and reads the task."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +60,12 @@ class Worker:
     def open(self, task: Task, known: Mapping[Identity, Choice]) -> Trial:
         """Build the untuned kernel; every candidate is compared with it."""
         self._opened = (task, dict(known))
-        return self._ask(("open", task, dict(known)), START_LIMIT_S)
+        return self._ask(("open", *self._opened), START_FACTOR * self.limit_s)
 
     def trial(self, choice: Choice, seconds: float) -> Trial:
         """Build, check and measure one candidate of the open task."""
         if self._process is None and self._opened is not None:
-            again = self._ask(("open", *self._opened), START_LIMIT_S)
+            again = self._ask(("open", *self._opened), START_FACTOR * self.limit_s)
             if again.error:
                 return again
         return self._ask(("trial", choice, seconds), self.limit_s + 2 * seconds)
@@ -87,7 +88,7 @@ class Worker:
             self._pipe.send(message)
             if not self._pipe.poll(limit_s):
                 self.close()
-                return Trial(error=f"took longer than {limit_s:.0f} s")
+                return Trial(error=f"took longer than {limit_s:.3g} s")
             answer = self._pipe.recv()
         except (EOFError, OSError):
             self._process.join()
@@ -102,9 +103,8 @@ class Worker:
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(
-            target=_serve, args=(theirs, self.target, self.address, self.setup), daemon=True
-        )
+        args = (theirs, self.target, self.address, self.setup)
+        self._process = context.Process(target=_serve, args=args, daemon=True)
         self._process.start()
         theirs.close()
 
