@@ -87,7 +87,8 @@ class Manifest:
     """See the module's docstring. `files` maps a path relative to the manifest to its hash and size.
 
     `functions` are the signatures of a program's functions (`lab.runtime.program`), whose loop `signature` describes;
-    none where the model is one call.
+    none where the model is one call. `tuned_kernels` are the kernels of a bundle whose parameters come from records of
+    tuning; those of all others were derived by rule.
     """
 
     kind: Kind
@@ -107,6 +108,7 @@ class Manifest:
     versions: dict[str, str] = field(default_factory=dict)
     durations_s: dict[str, float] = field(default_factory=dict)
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
+    tuned_kernels: tuple[str, ...] = ()
     mlflow_run_id: str = ""
     schema_version: int = SCHEMA_VERSION
 
@@ -132,6 +134,7 @@ class Manifest:
             functions = data.get("functions", {})
             fields["functions"] = {name: Signature.from_dict(item) for name, item in functions.items()}
             fields["labels"] = tuple(data["labels"])
+            fields["tuned_kernels"] = tuple(data.get("tuned_kernels", ()))
             fields["entries"] = tuple(Entry(**item) for item in data["entries"])
             fields["parity"] = tuple(Rung(**item) for item in data["parity"])
             if data["target"] is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from lab.tasks import DEPLOY, loop_of
 
 if TYPE_CHECKING:
     from lab.compile.targets import Target
+    from lab.compile.tuning.records import Records
 
 BATCH = "batch"
 PARITY_SAMPLES = {"x86": 10_000, "cuda": 10_000, "arm": 64}  # ARM is emulated here, so fewer
@@ -40,12 +41,32 @@ class CompileOptions:
     dump_dir: Path | None = None
     force: bool = False
     precision: str = "float32"
+    num_threads: int | None = None
+    """Threads that schedules and records are for; None is what the target assumes."""
+    records: Records | None = None
+    """Of tuning, for the target; None is to look for them."""
+    records_path: Path | None = None
+    use_records: bool = True
     report: bool = False
     """Time every kernel and write the page; what was compiled is the same, so it is not recorded."""
 
     def recorded(self) -> dict[str, Any]:
         shapes = {name: list(shape) for name, shape in (self.input_shapes or {}).items()}
-        return {"batch_sizes": list(self.batch_sizes), "input_shapes": shapes}
+        tuning = {"tuning_records": self.records.fingerprint} if self.records and self.records.fingerprint else {}
+        return {"batch_sizes": list(self.batch_sizes), "input_shapes": shapes, **tuning}
+
+    def with_records(self, target: Target) -> CompileOptions:
+        """These options with the tuning records of the target's machine.
+
+        Raises:
+            ArtifactError: a file of records is missing or broken.
+        """
+        from lab.compile.tuning.records import MachineKey, Records, record_files
+
+        if self.records is not None:
+            return self
+        files = record_files(self.records_path) if self.use_records else []
+        return replace(self, records=Records.load(files, MachineKey.of(target)))
 
 
 @dataclass(frozen=True)

@@ -28,11 +28,13 @@ from lab.compile.schedules.tiling import (
     Tile,
     accumulate_in_registers,
     choose_tile,
+    decide_tile,
     parallel_outer,
     split,
     vectorize_last,
 )
 from lab.compile.targets.machine import Machine
+from lab.compile.tuning.decisions import Decisions
 
 CONVOLUTION, NUM_LOOPS = "group_conv2d_nhwc", 7  # of N, Y, X, K, R, S, C
 MAX_UNROLLED_WINDOW = 9
@@ -62,7 +64,7 @@ def schedule(kernel: Kernel, machine: Machine) -> Scheduled:
     skipped = bool(pads) and _skips_border(reduction, machine)
     for pad in pads if skipped else pads[:-1]:
         sch.compute_inline(pad.handle)
-    tiled = _tile(sch, reduction, epilogue, list(spatial), list(window), machine)
+    tiled = _tile(sch, reduction, epilogue, list(spatial), list(window), machine, kernel.decisions)
     if skipped:
         row, column, tile_column = (sch.get(loop).loop_var for loop in (*window[:2], tiled.rows))
         loops = Loops(row, column, tile_column, tiled.num_rows)
@@ -98,8 +100,9 @@ class _Tiled:
 
 
 def _tile(
-    sch: Schedule, block: Block, epilogue: list[Block], spatial: list[Any], window: list[Any], machine: Machine
-) -> _Tiled:
+    sch: Schedule, block: Block, epilogue: list[Block], spatial: list[Any], window: list[Any], machine: Machine,
+    decisions: Decisions,
+) -> _Tiled:  # fmt: skip
     window_size = prod(extent(sch, loop) for loop in window)
     work = window_size * prod(extent(sch, loop) for loop in spatial)
     has_rows = len(spatial) > 2
@@ -110,6 +113,8 @@ def _tile(
         tile = unrolled_tile(num_rows, num_columns, _window(sch, block, window_size), machine)
     else:
         tile = choose_tile(num_rows, num_columns, machine)
+    most_rows = extent(sch, spatial[-2]) if has_rows else 1
+    tile = decide_tile(decisions, tile, most_rows, num_columns, machine)
     columns_outer, columns = split(sch, spatial[-1], tile.num_columns)
     if not has_rows:
         sch.reorder(*spatial[:-1], columns_outer, *window, columns)

@@ -57,6 +57,13 @@ class Target:
         spec = replace(self.spec, name=f"{self.name}+{precision}", precision=precision)
         return replace(self, spec=spec, tolerance=known[precision])
 
+    def with_threads(self, num_threads: int | None) -> Target:
+        """This target with schedules for so many threads; None leaves the number that targets of this kind assume."""
+        if num_threads is None or self.rules != "cpu":
+            return self
+        spec, machine = replace(self.spec, num_threads=num_threads), replace(self.machine, num_cores=num_threads)
+        return replace(self, spec=spec, machine=machine)
+
     @property
     def name(self) -> str:
         return self.spec.name
