@@ -52,6 +52,9 @@ export: $(STAMP) ## Export RUN to ONNX
 compile: $(STAMP) ## Compile RUN for TARGET=x86|arm|cuda (or x86:znver4, arm:cortex-a53, cuda:sm_80, ...)
 	$(BIN)/lab compile $(RUN) --target $(TARGET)
 
+tune-kernels: $(STAMP) ## Measure kernel parameters for RUN on this machine; make compile uses what is faster
+	$(BIN)/lab tune-kernels $(RUN) --target $(TARGET) $(ARGS)
+
 bench: $(STAMP) ## Measure RUN: PyTorch, ONNX Runtime, OpenVINO, TVM bundles side by side
 	$(BIN)/lab bench $(RUN)
 
@@ -138,4 +141,4 @@ docker-check: ## Build and try the same images without a Docker daemon (buildah,
 clean: ## Remove .venv and caches (runs/, data/ and mlflow.db stay)
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build dist *.egg-info
 
-.PHONY: help setup setup-arm train export compile bench serve ui test test-all check format bench-train bench-forecasting bench-seq2seq bench-compile bench-int8 arm-kernels onnx-conformance third-party edge footprint demo-canary load-test soak kill-test fuzz gpu-check docker docker-check clean
+.PHONY: help setup setup-arm train export compile tune-kernels bench serve ui test test-all check format bench-train bench-forecasting bench-seq2seq bench-compile bench-int8 arm-kernels onnx-conformance third-party edge footprint demo-canary load-test soak kill-test fuzz gpu-check docker docker-check clean

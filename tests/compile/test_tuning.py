@@ -36,6 +36,7 @@ from lab.compile.tuning.stats import compared
 from lab.compile.tuning.tasks import Task, by_work, kernel_tasks, operator_tasks
 from lab.compile.tuning.worker import Trial, Worker
 from lab.core.errors import ArtifactError
+from lab.runtime import threads
 from tests.compile.graphs import Graph
 from tests.compile.test_schedules import CASES, arrays, compute, expected
 from tests.compile.test_winograd import same
@@ -319,7 +320,7 @@ def test_worker_measures_a_candidate_and_refuses_a_wrong_choice(network: Path) -
     target = resolve_target("x86")
     kernels = kernel_tasks(imported(network)[0], target, {})
     task = next(each for each in kernels if each.rule == "conv2d_direct")
-    worker = Worker(target, setup=partial(os.environ.update, {"TVM_NUM_THREADS": "1"}))
+    worker = Worker(target, setup=partial(threads.configure, 1))
     try:
         opened = worker.open(task, {})
         assert not opened.error

@@ -104,8 +104,9 @@ class Worker:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         args = (theirs, self.target, self.address, self.setup)
-        self._process = context.Process(target=_serve, args=args, daemon=True)
-        self._process.start()
+        process = context.Process(target=_serve, args=args, daemon=True)
+        process.start()
+        self._process = process
         theirs.close()
 
 
