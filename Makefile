@@ -21,6 +21,7 @@ RUN ?= latest
 TARGET ?= x86
 PORT ?= 5000
 ENDPOINT ?= configs/endpoints/fashion_mnist_ab.yaml
+ATHERIS := build/atheris
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -50,6 +51,9 @@ export: $(STAMP) ## Export RUN to ONNX
 
 compile: $(STAMP) ## Compile RUN for TARGET=x86|arm|cuda (or x86:znver4, arm:cortex-a53, cuda:sm_80, ...)
 	$(BIN)/lab compile $(RUN) --target $(TARGET)
+
+tune-kernels: $(STAMP) ## Measure kernel parameters for RUN on this machine; make compile uses what is faster
+	$(BIN)/lab tune-kernels $(RUN) --target $(TARGET) $(ARGS)
 
 bench: $(STAMP) ## Measure RUN: PyTorch, ONNX Runtime, OpenVINO, TVM bundles side by side
 	$(BIN)/lab bench $(RUN)
@@ -114,6 +118,17 @@ demo-canary: $(STAMP) ## Train, compile, serve; a better model is promoted, a br
 load-test: $(STAMP) ## What the endpoint adds to a model, beside FastAPI, LitServe and mlflow models serve
 	$(BIN)/python benchmarks/load_test.py $(ARGS)
 
+soak: $(STAMP) ## An endpoint at 80 % of its capacity for an hour: memory, files, threads, errors (ARGS='--minutes 3')
+	$(BIN)/python -m benchmarks.soak $(ARGS)
+
+kill-test: $(STAMP) ## What is lost when workers are killed, the endpoint ends, queues fill, a variant goes bad
+	$(BIN)/python -m benchmarks.kill_test $(ARGS)
+
+fuzz: $(STAMP) ## Mutated inputs to every parser that strangers' bytes reach, 10 minutes (ARGS='--target oip --seconds 60')
+	@[ -d $(ATHERIS) ] || $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(ATHERIS) 'atheris==3.0.0' \
+	  || echo "atheris cannot be installed here: inputs are mutated without the guidance of coverage"
+	PYTHONPATH=$(ATHERIS):$${PYTHONPATH:-} $(BIN)/python -m benchmarks.fuzz $(ARGS)
+
 gpu-check: ## On a GPU machine: train, run CUDA bundles, time both; writes benchmarks/results/ (no set-up, uses PYTHON)
 	$(PYTHON) benchmarks/gpu_check.py $(ARGS)
 
@@ -126,4 +141,4 @@ docker-check: ## Build and try the same images without a Docker daemon (buildah,
 clean: ## Remove .venv and caches (runs/, data/ and mlflow.db stay)
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build dist *.egg-info
 
-.PHONY: help setup setup-arm train export compile bench serve ui test test-all check format bench-train bench-forecasting bench-seq2seq bench-compile bench-int8 arm-kernels onnx-conformance third-party edge footprint demo-canary load-test gpu-check docker docker-check clean
+.PHONY: help setup setup-arm train export compile tune-kernels bench serve ui test test-all check format bench-train bench-forecasting bench-seq2seq bench-compile bench-int8 arm-kernels onnx-conformance third-party edge footprint demo-canary load-test soak kill-test fuzz gpu-check docker docker-check clean

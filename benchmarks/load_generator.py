@@ -23,6 +23,8 @@ class Outcome:
     """What came of a load; latencies in seconds of answered requests."""
 
     latencies_s: list[float] = field(default_factory=list)
+    rejections_s: list[float] = field(default_factory=list)
+    """Those among them that were answered 503."""
     statuses: Counter[int] = field(default_factory=Counter)
     variants: Counter[str] = field(default_factory=Counter)
     lost: int = 0
@@ -174,6 +176,8 @@ class Load:
             return None
         self.outcome.latencies_s.append(time.perf_counter() - due)
         self.outcome.statuses[status] += 1
+        if status == 503:
+            self.outcome.rejections_s.append(self.outcome.latencies_s[-1])
         if variant:
             self.outcome.variants[variant] += 1
         if closes and connection.transport is not None:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from lab.artifacts.files import read_json, sha256_file, write_json
 from lab.core.errors import ArtifactError, IntegrityError
@@ -25,6 +25,7 @@ MAIN = "main"
 
 Kind = Literal["run", "onnx", "bundle"]
 Engine = Literal["tvm", "onnxruntime"]
+KINDS = get_args(Kind)
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,8 @@ class Manifest:
     """See the module's docstring. `files` maps a path relative to the manifest to its hash and size.
 
     `functions` are the signatures of a program's functions (`lab.runtime.program`), whose loop `signature` describes;
-    none where the model is one call.
+    none where the model is one call. `tuned_kernels` are the kernels of a bundle whose parameters come from records of
+    tuning; those of all others were derived by rule.
     """
 
     kind: Kind
@@ -142,6 +144,7 @@ class Manifest:
     versions: dict[str, str] = field(default_factory=dict)
     durations_s: dict[str, float] = field(default_factory=dict)
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
+    tuned_kernels: tuple[str, ...] = ()
     mlflow_run_id: str = ""
     schema_version: int = SCHEMA_VERSION
 
@@ -166,19 +169,21 @@ class Manifest:
         if found not in READABLE_VERSIONS:
             raise ArtifactError("the manifest has another schema version", got=found, expected=SCHEMA_VERSION)
         try:
+            _check_types(data)
             fields = dict(data)
             fields["schema_version"] = SCHEMA_VERSION
             fields["signature"] = Signature.from_dict(data["signature"])
             functions = data.get("functions", {})
             fields["functions"] = {name: Signature.from_dict(item) for name, item in functions.items()}
             fields["labels"] = tuple(data["labels"])
+            fields["tuned_kernels"] = tuple(data.get("tuned_kernels", ()))
             fields["entries"] = tuple(map(Entry.from_dict, data["entries"]))
             fields["parity"] = tuple(Rung(**item) for item in data["parity"])
             if data["target"] is not None:
                 fields["target"] = TargetInfo.from_dict(data["target"])
             fields["levels"] = tuple(map(TargetInfo.from_dict, data.get("levels", ())))
             return cls(**fields)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ArtifactError("the manifest is incomplete or damaged", got=repr(error)) from error
 
     def with_files(self, folder: Path, names: list[str]) -> Manifest:
@@ -213,7 +218,7 @@ class Manifest:
         """Raises IntegrityError naming the first file that is missing, escapes the folder, or has other bytes."""
         for name, recorded in self.files.items():
             path = folder / name
-            if not path.resolve().is_relative_to(folder.resolve()):
+            if not _is_below(path, folder):
                 raise IntegrityError("the manifest names a file outside its folder", got=name)
             if not path.is_file():
                 raise IntegrityError(f"{name} is missing from {folder}", hint="build the artifact again")
@@ -225,6 +230,37 @@ class Manifest:
                     expected=f"sha256 {recorded['sha256']}",
                     hint="the file was changed or damaged after the build: copy or build the artifact again",
                 )
+
+
+def _is_below(path: Path, folder: Path) -> bool:
+    try:
+        path.stat()  # finds out about names that cannot be any
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError):
+        return False
+    return path.resolve().is_relative_to(folder.resolve())
+
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    "kind": (str,), "name": (str,), "functions": (dict,), "task": (str, type(None)), "created": (str,),
+    "parents": (dict,), "preprocessing": (dict,), "labels": (list, tuple), "entries": (list, tuple),
+    "metrics": (dict,), "parity": (list, tuple), "options": (dict,), "versions": (dict,), "durations_s": (dict,),
+    "files": (dict,), "mlflow_run_id": (str,),
+}  # fmt: skip
+
+
+def _check_types(data: Mapping[str, Any]) -> None:
+    """Of what is used without a further look. Raises ValueError, KeyError, TypeError, AttributeError."""
+    for name, kinds in _TYPES.items():
+        if name in data and not isinstance(data[name], kinds):
+            raise ValueError(f"{name}: {type(data[name]).__name__} instead of {kinds[0].__name__}")
+    if data["kind"] not in KINDS:
+        raise ValueError(f"kind: {data['kind'][:40]}")
+    texts = [*data["labels"], *(entry["library"] for entry in data["entries"])]
+    texts += [entry["sha256"] for entry in data.get("files", {}).values()]
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError("a label, a library or a hash is no text")
 
 
 def file_entry(path: Path) -> dict[str, Any]:

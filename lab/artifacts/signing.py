@@ -88,9 +88,11 @@ def _private(path: Path) -> Ed25519PrivateKey:
 
 
 def _of_kind(load: Callable[[bytes], Any], content: bytes, kind: Any, path: Path) -> Any:
+    from cryptography.exceptions import UnsupportedAlgorithm
+
     try:
         found = load(content)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise ConfigError("the key is not PEM", got=f"{path}: {error}") from error
     if not isinstance(found, kind):
         raise ConfigError("the key is of another kind", got=type(found).__name__, expected="Ed25519")

@@ -53,6 +53,16 @@ def command(
     html: Annotated[
         bool, typer.Option("--report", help="Time every kernel; write report.html: roofline, layouts, memory, phases.")
     ] = False,
+    threads: Annotated[
+        int | None, typer.Option("--threads", min=1, help="CPU threads the model will run with; default: the target's.")
+    ] = None,
+    records: Annotated[
+        Path | None,
+        typer.Option("--tuning-records", help="File of lab tune-kernels; it counts before shipped and own records."),
+    ] = None,
+    no_records: Annotated[
+        bool, typer.Option("--no-tuning-records", help="Let rules decide everything, whatever was measured.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Compile again although nothing changed.")] = False,
     runs_dir: RunsDir = "runs",
     as_json: JsonFlag = False,
@@ -63,9 +73,11 @@ def command(
     from lab.pipelines.compile_source import CompileOptions
     from lab.pipelines.context import OpenRun
 
+    if records is not None and no_records:
+        raise ConfigError("both --tuning-records and --no-tuning-records were given", expected="one of them")
     options = CompileOptions(
         batch_sizes=tuple(sorted(set(batch or [1]))),
-        input_shapes=_shapes(shape or []),
+        input_shapes=parse_shapes(shape or []),
         num_samples=samples,
         tolerance=tolerance,
         dump_dir=dump_ir,
@@ -73,6 +85,9 @@ def command(
         precision=precision,
         partial=partial,
         report=html,
+        num_threads=threads,
+        records_path=records,
+        use_records=not no_records,
     )
     if onnx is not None:
         if run is not None:
@@ -83,7 +98,7 @@ def command(
     emit(report.to_dict(), as_json, lambda: _render(report, kernels))
 
 
-def _shapes(texts: list[str]) -> dict[str, list[int]]:
+def parse_shapes(texts: list[str]) -> dict[str, list[int]]:
     shapes: dict[str, list[int]] = {}
     for text in texts:
         name, separator, dims = text.rpartition("=")
@@ -121,6 +136,7 @@ def _render(report: CompileReport, kernels: bool) -> None:
             ("libraries MB", size / 1e6),
             ("compile s", manifest.durations_s["compile"]),
             ("kernels", f"{len(rows)}, naive: {len(naive)}" + (f" ({', '.join(naive)})" if naive else "")),
+            *([("tuned kernels", len(manifest.tuned_kernels))] if manifest.tuned_kernels else []),
             *describe_parts(manifest),
             *parity,
             ("max abs error", last.max_abs_error),

@@ -23,6 +23,7 @@ from lab.cli import (
     serve,
     train,
     transform,
+    tune_kernels,
     ui,
 )
 from lab.core.errors import (
@@ -70,6 +71,7 @@ for module in (train, evaluate, export, compile, bench, predict, transform, serv
 app.add_typer(runs.app, name="runs")
 app.add_typer(endpoints.app, name="endpoints")
 app.add_typer(data.app, name="data")
+app.command("tune-kernels")(tune_kernels.command)
 for module in (doctor, edge, schema, ui):
     app.command(module.__name__.rpartition(".")[2])(module.command)
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from lab.compile.facts import Facts
     from lab.compile.partial import BuiltPart
     from lab.compile.pipeline import Lowered
+    from lab.compile.tuning.choices import Identity
+    from lab.compile.tuning.decisions import Choice
 
 ANY_BATCH = 0
 HOST_LINKERS = ("g++", "gcc", "clang++", "clang")
@@ -58,6 +60,7 @@ def compile_onnx(
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     dynamic: Collection[str] = (),
     dump_dir: Path | None = None,
+    choices: Mapping[Identity, Choice] | None = None,
     progress: Callable[[str], None] = say,
 ) -> Compiled:
     """Compile an ONNX file.
@@ -67,6 +70,7 @@ def compile_onnx(
         input_shapes: a full shape per input whose dimensions (besides the batch, -1) are dynamic.
         dynamic: names of dimensions, such as a sequence's length, that stay open: one library takes every size.
         dump_dir: where to write the IR after each phase.
+        choices: what tuning found better than the rules' models, by kernel; none by default.
         progress: called with one line per step.
 
     Raises:
@@ -77,11 +81,7 @@ def compile_onnx(
     """
     stages = Stages()
     with stages.stage("import"):
-        from lab.compile.pipeline import simplify_graph  # imports TVM, which takes a second
-
-        model = load_model(Path(model_path))
-        signature = signature_of(model, input_shapes, dynamic)
-        model = simplify_graph(model)
+        model, signature = _read(Path(model_path), input_shapes, dynamic)
     sizes = sizes_of(signature, batch_sizes)
     executables: dict[int, Any] = {}
     rows: list[KernelRow] = []
@@ -95,7 +95,7 @@ def compile_onnx(
             try:
                 with phases.stage("import"):
                     mod = import_model(model, signature, max(size, 1))
-                built = build_module(mod, target, folder)
+                built = build_module(mod, target, folder, choices)
             except UnsupportedError as error:
                 raise _naming_nodes(error, model, signature, size, target) from error
         built.facts.phases_s = phases.durations_s | built.facts.phases_s
@@ -105,6 +105,27 @@ def compile_onnx(
     report = KernelReport(tuple(rows), tuple(notes))
     progress(report.summary())
     return Compiled(target, signature, executables, report, stages.durations_s, facts=facts)
+
+
+def imported(
+    model_path: Path,
+    *,
+    batch_sizes: Sequence[int] = (1,),
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    dynamic: Collection[str] = (),
+) -> dict[int, Any]:
+    """Batch size -> the module that `compile_onnx` would compile; the same arguments and errors."""
+    model, signature = _read(Path(model_path), input_shapes, dynamic)
+    sizes = sizes_of(signature, batch_sizes)
+    return {size: import_model(model, signature, max(size, 1)) for size in sizes}
+
+
+def _read(path: Path, input_shapes: Any, dynamic: Collection[str]) -> tuple[Any, Signature]:
+    from lab.compile.pipeline import simplify_graph  # imports TVM, which takes a second
+
+    model = load_model(path)
+    signature = signature_of(model, input_shapes, dynamic)
+    return simplify_graph(model), signature
 
 
 def sizes_of(signature: Signature, wanted: Sequence[int]) -> list[int]:
@@ -149,17 +170,19 @@ def _naming_nodes(
     )
 
 
-def build_module(mod: Any, target: Target, dump_dir: Path | None) -> Built:
+def build_module(
+    mod: Any, target: Target, dump_dir: Path | None, choices: Mapping[Identity, Choice] | None = None
+) -> Built:
     """Lower and generate code; kernels whose scheduled form does not compile go back to naive loops, and say so."""
     check_tools(target)
-    lowered = _lower(mod, target, dump_dir, {})
+    lowered = _lower(mod, target, dump_dir, {}, choices)
     try:
         return _built(lowered, target)
     except Exception as first:
         forbidden = _kernels_that_fail(lowered.mod, target)
         if not forbidden:
             raise UnsupportedError(f"code generation for {target.name} failed", got=_last_line(first)) from first
-    lowered = _lower(mod, target, dump_dir, forbidden)
+    lowered = _lower(mod, target, dump_dir, forbidden, choices)
     try:
         return _built(lowered, target)
     except Exception as error:
@@ -177,11 +200,18 @@ def _built(lowered: Lowered, target: Target) -> Built:
     return Built(executable, lowered.rows, lowered.notes, lowered.facts)
 
 
-def _lower(mod: Any, target: Target, dump_dir: Path | None, forbidden: Mapping[str, str]) -> Lowered:
+def _lower(
+    mod: Any,
+    target: Target,
+    dump_dir: Path | None,
+    forbidden: Mapping[str, str],
+    choices: Mapping[Identity, Choice] | None = None,
+) -> Lowered:
     from lab.compile.pipeline import Dump, lower
+    from lab.compile.tuning.choices import Choices
 
     try:
-        return lower(mod, target, Dump(dump_dir), forbidden)
+        return lower(mod, target, Dump(dump_dir), forbidden, Choices(choices))
     except Exception as error:  # a pass of TVM meets a graph it cannot handle; TVM has no common error type
         raise UnsupportedError(
             f"lowering the model for {target.name} failed in TVM", got=_last_line(error),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnx
 from onnx import helper
@@ -25,6 +25,10 @@ from lab.core.errors import ConfigError, UnsupportedError
 from lab.core.progress import say
 from lab.core.signature import Signature
 from lab.core.timing import Stages
+
+if TYPE_CHECKING:
+    from lab.compile.tuning.choices import Identity
+    from lab.compile.tuning.decisions import Choice
 
 Build = Callable[[Any], Built]
 NO_CONVERTER = "the compiler has no such operator"
@@ -54,6 +58,7 @@ def compile_partial(
     *,
     batch_sizes: Sequence[int] = (1,),
     input_shapes: Mapping[str, Sequence[int]] | None = None,
+    choices: Mapping[Identity, Choice] | None = None,
     progress: Callable[[str], None] = say,
 ) -> Compiled:
     """`compile_onnx`, but ONNX Runtime runs what cannot be compiled; a model without such nodes is compiled whole.
@@ -65,8 +70,8 @@ def compile_partial(
     check_target(target)
     try:
         return compile_onnx(
-            model_path, target, batch_sizes=batch_sizes, input_shapes=input_shapes, progress=progress
-        )  # fmt: skip
+            model_path, target, batch_sizes=batch_sizes, input_shapes=input_shapes, choices=choices, progress=progress
+        )
     except UnsupportedError as error:
         progress(f"not all of it can be compiled: {error.got}")
     stages, rows, notes = Stages(), [], []
@@ -77,7 +82,9 @@ def compile_partial(
     for size in sizes_of(signature, batch_sizes):
         progress(f"compiling {Path(model_path).name} in parts for {target.name}" + (f", batch {size}" if size else ""))
         with stages.stage(f"compile_b{size}"):
-            parts[size] = _build_parts(model, signature, max(size, 1), target)
+            parts[size] = _build_parts(
+                model, signature, max(size, 1), lambda mod: build_module(mod, target, None, choices)
+            )
         for index, part in enumerate(parts[size]):
             if part.built:
                 rows += [replace(row, batch_size=size, part=index) for row in part.built.rows]
@@ -113,16 +120,12 @@ def write_parts(parts: Sequence[BuiltPart], folder: Path, size: int, target: Tar
     return tuple(records)
 
 
-def _build_parts(model: onnx.ModelProto, signature: Signature, size: int, target: Target) -> list[BuiltPart]:
+def _build_parts(model: onnx.ModelProto, signature: Signature, size: int, build: Build) -> list[BuiltPart]:
     """Split `model` at one batch size and compile what can be compiled.
 
     Raises:
         UnsupportedError: a part does not compile though each of its nodes does.
     """
-
-    def build(mod: Any) -> Built:
-        return build_module(mod, target, None)
-
     fixed = _fixed(model, signature, size)
     foreign = _known_foreign(fixed)
     while True:

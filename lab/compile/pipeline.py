@@ -34,6 +34,7 @@ from lab.compile.passes.replace_operators import replace_operators
 from lab.compile.passes.schedule_kernels import schedule_kernels
 from lab.compile.report import KernelRow
 from lab.compile.targets import Target
+from lab.compile.tuning.choices import Choices
 
 NOALIAS = "tirx.noalias"
 GRAPH_PASSES = (fold_batch_norm, integer_graph)
@@ -56,19 +57,28 @@ def simplify_graph(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def lower(mod: IRModule, target: Target, dump: Dump, forbidden: Mapping[str, str] | None = None) -> Lowered:
-    """All phases after the import; `forbidden` kernels keep their naive loops (kernel -> reason)."""
+def lower(
+    mod: IRModule,
+    target: Target,
+    dump: Dump,
+    forbidden: Mapping[str, str] | None = None,
+    choices: Choices | None = None,
+) -> Lowered:
+    """All phases after the import.
+
+    Args:
+        forbidden: kernels that keep their naive loops, with the reason.
+        choices: what overrules the rules' models.
+    """
     tvm_target, facts = target.to_tvm(), Facts(phases_s=dump.durations_s)
     with tvm_target, tvm.transform.PassContext(opt_level=3):
         mod, note = layout(mod, target)
         facts.see_layout(mod)
         dump("layout", mod)
-        if target.rules == "cpu":
-            mod = replace_operators(mod, target.machine)
-        mod = tvm.transform.Sequential(fuse_passes())(mod)
+        mod = fuse(mod, target, choices)
         facts.see_kernels(mod)
         dump("fuse", mod)
-        mod, rows, packings = schedule_kernels(mod, target, forbidden)
+        mod, rows, packings = schedule_kernels(mod, target, forbidden, choices)
         mod = pack_weights(mod, packings)
         facts.num_packed = sum(map(len, packings.values()))
         dump("schedule", mod)
@@ -93,8 +103,15 @@ def layout(mod: IRModule, target: Target) -> tuple[IRModule, str]:
     return tvm.transform.Sequential(tidy)(mod), note
 
 
-def fuse_passes() -> list[Any]:
+def fuse(mod: IRModule, target: Target, choices: Choices | None = None) -> IRModule:
     """Phase "fuse": operators become kernels, neighbours become one kernel."""
+    if target.rules == "cpu":
+        mod = replace_operators(mod, target.machine, choices)
+    return tvm.transform.Sequential(fuse_passes())(mod)
+
+
+def fuse_passes() -> list[Any]:
+    """TVM's passes of the phase "fuse"."""
     t = relax.transform
     return [
         DispatchSampling(),

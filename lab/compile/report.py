@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 NAIVE = "naive"
+BY_RULE, BY_RECORD = "rule", "record"
 MAIN = "main"
 
 
@@ -18,7 +19,8 @@ MAIN = "main"
 class KernelRow:
     """One kernel of one compiled function and batch size.
 
-    `reason` holds the schedule's parameters, and why rules did not fit.
+    `reason` holds the schedule's parameters, and why rules did not fit; `chosen_by` says whether the parameters are
+    what the rule's model derives or what a record of tuning measured.
 
     `flops` and `num_bytes` (arguments read and written) are of one call; `num_calls` calls per inference.
     """
@@ -36,6 +38,7 @@ class KernelRow:
     """Which part of the graph it belongs to, where ONNX Runtime runs others."""
     level: str = ""
     """Of a fat bundle, which level it was compiled for."""
+    chosen_by: str = BY_RULE
 
     @property
     def is_naive(self) -> bool:
@@ -66,6 +69,10 @@ class KernelReport:
         """Names of the kernels left with naive loops, each once."""
         return list(dict.fromkeys(row.kernel for row in self.rows if row.is_naive))
 
+    def tuned(self) -> list[str]:
+        """Names of the kernels whose parameters come from records of tuning, each once."""
+        return list(dict.fromkeys(row.kernel for row in self.rows if row.chosen_by == BY_RECORD))
+
     def flops(self) -> dict[int, int]:
         """Batch size -> floating-point operations of one inference."""
         totals: Counter[int] = Counter()
@@ -82,6 +89,7 @@ class KernelReport:
             "kernels": [asdict(row) for row in self.rows],
             "num_kernels": self.num_kernels(),
             "naive": self.naive(),
+            "tuned": self.tuned(),
             "notes": list(self.notes),
             "flops": {str(batch): flops for batch, flops in self.flops().items()},
         }
@@ -93,10 +101,11 @@ class KernelReport:
     def summary(self) -> str:
         """One line for a person."""
         kinds = ", ".join(f"{count} {name}" for name, count in self.num_kernels().items())
-        naive = self.naive()
+        naive, num_tuned = self.naive(), len(self.tuned())
         told = [
             f"{len(self.rows)} kernels: {kinds}",
             f"naive: {', '.join(naive)}" if naive else "none naive",
+            *([f"{num_tuned} with tuned parameters"] if num_tuned else []),
             *self.notes,
         ]
         return "; ".join(told)

@@ -14,6 +14,8 @@ from lab.core.tables import nearest
 
 Model = TypeVar("Model", bound=BaseModel)
 KeyPath = tuple[str | int, ...]
+MAX_KEYS = 100_000
+"""Aliases of aliases can stand for billions in a few lines."""
 
 
 class Source:
@@ -51,8 +53,16 @@ def read_source(path: Path, overrides: Sequence[str] = ()) -> Source:
 
 def parse_source(text: str, name: str) -> Source:
     """Parse YAML text; `name` stands for the file in messages. Raises ConfigError."""
+    lines: dict[KeyPath, str] = {(): name}
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
+        if isinstance(node, yaml.MappingNode):
+            _collect_lines(node, (), name, lines)
+        data = yaml.safe_load(text)
+    except RecursionError as error:
+        raise ConfigError(f"{name} is nested too deeply, or in itself") from error
+    except (ValueError, OverflowError) as error:  # a date that is none, a number beyond all bounds
+        raise ConfigError(f"{name} holds a value that is none", got=error) from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
@@ -63,13 +73,12 @@ def parse_source(text: str, name: str) -> Source:
             got="empty file" if node is None else node.tag,
             expected="a mapping of keys",
         )
-    lines: dict[KeyPath, str] = {(): name}
-    _collect_lines(node, (), name, lines)
-    data = yaml.safe_load(text)
     return Source(data, lines)
 
 
 def _collect_lines(node: yaml.Node, path: KeyPath, name: str, lines: dict[KeyPath, str]) -> None:
+    if len(lines) > MAX_KEYS:
+        raise ConfigError(f"{name} has too many keys and values", expected=f"{MAX_KEYS} at most", hint="fewer aliases")
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             here = (*path, str(key.value))

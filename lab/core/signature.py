@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,20 @@ import numpy as np
 from lab.core.errors import DataError
 
 Dim = int | str
+DTYPES = (
+    "bool",
+    *(f"{kind}{bits}" for kind in ("uint", "int") for bits in (8, 16, 32, 64)),
+    "float16",
+    "float32",
+    "float64",
+)
+"""What a tensor may hold, in NumPy's names."""
+
+
+@cache
+def _dtype(name: str) -> np.dtype[Any]:
+    """Parsing a name takes longer than all other checks together."""
+    return np.dtype(name)
 
 
 @dataclass(frozen=True)
@@ -34,8 +49,10 @@ class TensorSpec:
         Raises:
             DataError: dtype, rank or a dimension differs.
         """
-        if array.dtype != self.dtype:
+        if array.dtype != _dtype(self.dtype):
             raise self._misfit("dtype", array)
+        if array.shape == self.shape:  # nothing symbolic; a served model checks every request
+            return
         if array.ndim != len(self.shape):
             raise self._misfit("number of dimensions", array)
         for actual, dim in zip(array.shape, self.shape, strict=True):
@@ -56,7 +73,12 @@ class TensorSpec:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> TensorSpec:
-        return cls(name=str(data["name"]), dtype=str(data["dtype"]), shape=tuple(data["shape"]))
+        """Raises KeyError, TypeError, ValueError when it is no tensor."""
+        spec = cls(name=str(data["name"]), dtype=str(data["dtype"]), shape=tuple(data["shape"]))
+        good = all(isinstance(dim, str) or (type(dim) is int and dim >= 0) for dim in spec.shape)
+        if not good or spec.dtype not in DTYPES:
+            raise ValueError(f"no tensor: '{spec.name}' {spec.dtype}{list(spec.shape)}"[:200])
+        return spec
 
 
 @dataclass(frozen=True)
@@ -107,10 +129,18 @@ class Signature:
 
 
 def _check(side: str, specs: tuple[TensorSpec, ...], arrays: Mapping[str, np.ndarray]) -> dict[str, int]:
-    names = [spec.name for spec in specs]
-    if set(names) != set(arrays):
-        raise DataError(f"{side} names do not match the signature", got=sorted(arrays), expected=names)
     dims: dict[str, int] = {}
-    for spec in specs:
-        spec.check(arrays[spec.name], dims)
+    try:
+        for spec in specs:
+            spec.check(arrays[spec.name], dims)
+    except KeyError:
+        raise _misnamed(side, specs, arrays) from None
+    if len(arrays) != len(specs):
+        raise _misnamed(side, specs, arrays)
     return dims
+
+
+def _misnamed(side: str, specs: tuple[TensorSpec, ...], arrays: Mapping[str, np.ndarray]) -> DataError:
+    return DataError(
+        f"{side} names do not match the signature", got=sorted(arrays), expected=[spec.name for spec in specs]
+    )

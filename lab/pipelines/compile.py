@@ -65,7 +65,7 @@ def compile_run(opened: OpenRun, target_spec: str, options: CompileOptions) -> C
     """
     from lab.compile.targets import resolve_target
 
-    target = resolve_target(target_spec, options.precision)
+    target = resolve_target(target_spec, options.precision).with_threads(options.num_threads)
     exported = export(opened)
     source = Source(exported.files(), exported.manifest, opened)
     if options.precision == "int8":
@@ -91,7 +91,7 @@ def compile_file(onnx: Path, target_spec: str, output: Path | None, options: Com
 
     if not onnx.is_file():
         raise ConfigError(f"no ONNX file at {onnx}")
-    target = resolve_target(target_spec, options.precision)
+    target = resolve_target(target_spec, options.precision).with_threads(options.num_threads)
     if options.precision == "int8" and not is_quantized(onnx):
         raise ConfigError(
             "a file alone cannot be quantised: calibration needs the task's data", got=onnx,
@@ -108,6 +108,7 @@ def _folder_name(target: Target) -> str:
 
 def _compile(source: Source, target: Target, folder: Path, options: CompileOptions) -> CompileReport:
     recover_dir(folder)
+    options = options.with_records(target)
     parents = {path.name: sha256_file(path) for path in source.files.values()}
     existing = existing_artifact(folder, f"compile {target.name}")
     if existing and not options.force and _unchanged(existing, parents, target, options):
@@ -174,6 +175,7 @@ def _build(source: Source, target: Target, folder: Path, parents: dict[str, str]
         entries=tuple(entries),
         metrics=known.metrics if known else {},
         options=options.recorded(),
+        tuned_kernels=tuple(report.tuned()),
         versions=versions(),
         durations_s=stages.durations_s,
     )
@@ -202,6 +204,7 @@ def _compile_function(source: Source, name: str, target: Target, options: Compil
     from lab.compile.build import compile_onnx
 
     signature = source.functions.get(name)
+    choices = options.choices(target)
     if options.partial:
         from lab.compile.partial import compile_partial
 
@@ -210,7 +213,11 @@ def _compile_function(source: Source, name: str, target: Target, options: Compil
                 "--partial works on models of one call", got=f"a program of {', '.join(source.functions)}"
             )
         return compile_partial(
-            source.files[name], target, batch_sizes=options.batch_sizes, input_shapes=options.input_shapes
+            source.files[name],
+            target,
+            batch_sizes=options.batch_sizes,
+            input_shapes=options.input_shapes,
+            choices=choices,
         )
     return compile_onnx(
         source.files[name],
@@ -219,6 +226,7 @@ def _compile_function(source: Source, name: str, target: Target, options: Compil
         input_shapes=options.input_shapes,
         dynamic=[symbol for symbol in signature.symbols() if symbol != BATCH] if signature else (),
         dump_dir=options.dump_dir / name if options.dump_dir and source.functions else options.dump_dir,
+        choices=choices,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,9 @@ from lab.tasks import DEPLOY, loop_of
 
 if TYPE_CHECKING:
     from lab.compile.targets import Target
+    from lab.compile.tuning.choices import Identity
+    from lab.compile.tuning.decisions import Choice
+    from lab.compile.tuning.records import Records
 
 BATCH = "batch"
 PARITY_SAMPLES = {"x86": 10_000, "cuda": 10_000, "arm": 64}  # ARM is emulated here, so fewer
@@ -42,13 +45,40 @@ class CompileOptions:
     precision: str = "float32"
     partial: bool = False
     """Leave what cannot be compiled to ONNX Runtime."""
+    num_threads: int | None = None
+    """Threads that schedules and records are for; None is what the target assumes."""
+    records: Records | None = None
+    """Of tuning, for the target; None is to look for them."""
+    records_path: Path | None = None
+    use_records: bool = True
     report: bool = False
     """Time every kernel and write the page; what was compiled is the same, so it is not recorded."""
 
     def recorded(self) -> dict[str, Any]:
         shapes = {name: list(shape) for name, shape in (self.input_shapes or {}).items()}
+        tuning = {"tuning_records": self.records.fingerprint} if self.records and self.records.fingerprint else {}
         partial = {"partial": True} if self.partial else {}
-        return {"batch_sizes": list(self.batch_sizes), "input_shapes": shapes} | partial
+        return {"batch_sizes": list(self.batch_sizes), "input_shapes": shapes} | tuning | partial
+
+    def with_records(self, target: Target) -> CompileOptions:
+        """These options with the tuning records of the target's machine, or of all its levels.
+
+        Raises:
+            ArtifactError: a file of records is missing or broken.
+        """
+        from lab.compile.tuning.records import MachineKey, Records, record_files
+
+        if self.records is not None:
+            return self
+        files = record_files(self.records_path) if self.use_records else []
+        machines = {MachineKey.of(level) for level in target.levels or (target,)}
+        return replace(self, records=Records.load(files, machines))
+
+    def choices(self, target: Target) -> Mapping[Identity, Choice]:
+        """What the records say for one machine: the target, or a level of it."""
+        from lab.compile.tuning.records import MachineKey
+
+        return self.records.choices(MachineKey.of(target)) if self.records else {}
 
 
 @dataclass(frozen=True)

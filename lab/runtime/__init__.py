@@ -17,6 +17,7 @@ RUNNERS = LazyTable(
         "onnxruntime": "lab.runtime.onnx_runner:OnnxRunner",
         "eager": "lab.runtime.eager_runner:EagerRunner",
         "openvino": "lab.runtime.openvino_runner:OpenVinoRunner",
+        "remote": "lab.runtime.remote_runner:RemoteRunner",
         "null": "lab.runtime.null_runner:NullRunner",
     },
 )

@@ -17,6 +17,7 @@ from lab.config.load import build, read_source
 from lab.core.errors import ConfigError
 from lab.core.host import num_cores
 from lab.serve.guard.config import GuardConfig
+from lab.serve.remote_config import RemoteConfig
 
 VARIANT_NAME = r"^[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}$"
 MAX_BODY_BYTES = 6_291_456
@@ -51,6 +52,8 @@ class VariantConfig(LabModel):
     """A bundle folder, an export folder (ONNX), or models:/name@alias of the MLflow registry."""
     steps: tuple[StepConfig, ...] = ()
     """Instead of a model: 2 to 15 models in sequence, in one process, as one (EP-55)."""
+    remote: RemoteConfig | None = None
+    """Instead of a model: one on another server. `executor_threads` are its connections, per worker."""
     weight: float = Field(1.0, ge=0)
     shadow: bool = False
     """Gets a copy of `weight` of the traffic (a share of 0..1); its answers are compared, never sent (EP-20)."""
@@ -81,15 +84,17 @@ class VariantConfig(LabModel):
 
     @model_validator(mode="after")
     def _model_or_steps(self) -> Self:
-        if bool(self.model) == bool(self.steps):
-            raise ValueError("a variant has either a model or steps")
+        if bool(self.model) + bool(self.steps) + bool(self.remote) != 1:
+            raise ValueError("a variant has either a model or steps, or is remote")
         if self.steps and not MIN_STEPS <= len(self.steps) <= MAX_STEPS:
             raise ValueError(f"a pipeline has {MIN_STEPS} to {MAX_STEPS} steps, not {len(self.steps)}")
         return self
 
     @property
     def models(self) -> tuple[str, ...]:
-        """The model, or those of all steps."""
+        """The model, or those of all steps; a remote one's address."""
+        if self.remote is not None:
+            return (self.remote.url,)
         return tuple(step.model for step in self.steps) if self.steps else (self.model,)
 
     @property
@@ -256,7 +261,8 @@ def load_endpoint(path: Path, overrides: Sequence[str] = ()) -> EndpointConfig:
 
 def check_threads(config: EndpointConfig) -> list[str]:
     """Complaints about threads: executor threads times engine threads times workers should not exceed the cores."""
-    wanted = max((v.executor_threads * v.runtime_threads for v in config.variants if not v.shadow), default=0)
+    here = [variant for variant in config.variants if not variant.shadow and variant.remote is None]
+    wanted = max((v.executor_threads * v.runtime_threads for v in here), default=0)
     total, cores = wanted * config.workers, num_cores()
     if total <= cores:
         return []

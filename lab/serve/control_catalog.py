@@ -41,6 +41,8 @@ class Catalog:
         for variant in config.variants:
             model = f"{config.endpoint}-{variant.name}"[:63]
             containers = [{"ModelDataUrl": folder.resolve().as_uri()} for folder in folders[variant.name]]
+            if variant.remote is not None:
+                containers = [{"ModelDataUrl": variant.remote.url}]
             shown = {"Containers": containers} if variant.steps else {"PrimaryContainer": containers[0]}
             self.models[model] = {"ModelName": model, "CreationTime": now, "_config": variant, **shown}
             entry = {"VariantName": variant.name, "ModelName": model, "InitialVariantWeight": variant.weight,
@@ -121,7 +123,7 @@ class Catalog:
                 base = model["_config"].model_dump(exclude=left_out if given_steps else left_out | {"steps"})
             folders = model.get("_folders") or folders_of_uris(model)
             fields = {
-                **_models(folders),
+                **({} if base.get("remote") else _models(folders)),
                 **base,
                 "name": given.get("VariantName"),
                 "weight": weight,

@@ -16,6 +16,7 @@ from lab.core.errors import LabError
 from lab.core.progress import warn
 from lab.serve.config import EndpointConfig, VariantConfig
 from lab.serve.control_catalog import Catalog
+from lab.serve.control_fields import check_fields
 from lab.serve.control_records import ControlError, EndpointRecord, Json, arn, known_name, new_name
 from lab.serve.guard.config import GuardConfig, RolloutConfig
 from lab.serve.guard.deployment import rollout_of
@@ -68,7 +69,7 @@ class ControlPlane:
         try:
             if handler is None:
                 raise ControlError(f"{operation} is not supported here", "UnknownOperationException", 404)
-            return 200, handler(arguments)
+            return 200, handler(check_fields(arguments))
         except ControlError as error:
             return error.status, {"__type": error.name, "message": str(error)}
         except LabError as error:
@@ -85,8 +86,9 @@ class ControlPlane:
         name = new_name(given, "EndpointName", self.endpoints, "endpoint")
         config_name, _ = known_name(given, "EndpointConfigName", self.catalog.configs, "endpoint configuration")
         now = time.time()
-        record = self.endpoints[name] = EndpointRecord(name, config_name, now, now)
+        record = EndpointRecord(name, config_name, now, now)
         self._start(record, config_name, RolloutConfig(kind="all_at_once"), {})
+        self.endpoints[name] = record
         return {"EndpointArn": arn("endpoint", name)}
 
     def _update_endpoint(self, given: Json) -> Json:
@@ -127,8 +129,9 @@ class ControlPlane:
             # What was served before an update goes on being served.
             record.status = "InService" if updating else "Failed"
             return
-        production = self.catalog.configs[config_name]["ProductionVariants"]
+        config = self.catalog.configs.get(config_name, {})  # it may have been deleted meanwhile
         record.status, record.config_name = "InService", config_name
+        production = config.get("ProductionVariants", ())
         record.instances = {v["VariantName"]: int(v.get("InitialInstanceCount", 1)) for v in production}
         record.desired = {variant.name: variant.weight for variant, _ in variants}
 
@@ -178,7 +181,10 @@ class ControlPlane:
             key=lambda e: e.name if by_name else e.created_s,
             reverse=given.get("SortOrder", "Descending") == "Descending",
         )
-        start, size = int(given.get("NextToken") or 0), int(given.get("MaxResults") or 10)
+        token, size = given.get("NextToken") or "0", given.get("MaxResults", 10)
+        if not (token.isascii() and token.isdecimal()) or not 1 <= size <= 100:
+            raise ControlError(f"NextToken or MaxResults (1 to 100) is out of range: {token[:20]!r}, {size}")
+        start = int(token)
         page = [
             {"EndpointName": e.name, "EndpointArn": arn("endpoint", e.name), "CreationTime": e.created_s,
              "LastModifiedTime": e.modified_s, "EndpointStatus": e.status}

@@ -15,7 +15,7 @@ from lab.serve.fleet import Fleet
 from lab.serve.guard.config import GuardConfig, RolloutConfig
 from lab.serve.guarding import Guarding
 from lab.serve.models import folder_of_url, prepared
-from lab.serve.topology import Deployed, DeployedEndpoint, Topology
+from lab.serve.topology import Deployed, DeployedEndpoint, Topology, check_weight
 
 
 class Deployments:
@@ -102,6 +102,8 @@ class Deployments:
         merged = self._topology.weights_of(endpoint) | dict(weights)
         if set(merged) != set(self._topology.weights_of(endpoint)):
             raise ConfigError("there is no such variant", got=sorted(weights), expected=", ".join(endpoint.names()))
+        for variant, weight in weights.items():
+            check_weight(variant, weight)
         production = {variant: merged[variant] for variant in endpoint.names()}
         if name in self._guarding.guards and sum(production.values()) > 0:
             self._guarding.person_set_weights(name, production)
@@ -126,9 +128,11 @@ class Deployments:
         old = next((one for one in endpoint.all() if one.config.name == variant), None)
         if old is None:
             raise DataError("there is no such variant", got=variant, expected=", ".join(endpoint.names()))
-        if old.steps and model is not None:
+        if (old.steps or old.config.remote) and model is not None:
             raise ConfigError(
-                "a pipeline's steps are not exchanged one by one", got=str(model)[:200], hint="update the endpoint"
+                "steps of a pipeline and models on other servers are not exchanged one by one",
+                got=str(model)[:200],
+                hint="update the endpoint",
             )
         folder = old.folder if model is None else folder_of_url(str(model), self._config.security)
         weight = self._topology.weights_of(endpoint)[old.config.name]

@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from lab.artifacts.files import sha256_file, sha256_json
 from lab.artifacts.manifest import MANIFEST_NAME, Manifest
@@ -22,12 +22,19 @@ REGISTRY = "models:/"
 
 def check_folder(folder: Path, hint: str | None = None) -> Path:
     """Raises ArtifactError when no model lies there."""
-    if not (folder / MANIFEST_NAME).is_file():
+    if not _is_file(folder / MANIFEST_NAME):
         raise ArtifactError(
             f"there is no model at {folder}", expected=f"a folder with {MANIFEST_NAME}: a bundle or an ONNX export",
             hint=hint or making(folder),
         )  # fmt: skip
     return folder
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long
+        return False
 
 
 def making(folder: Path) -> str:
@@ -50,16 +57,26 @@ def folder_of_url(url: str, security: SecurityConfig) -> Path:
         ConfigError: outside of the root, or there is none.
         UnsupportedError: another scheme: nothing is fetched over the network here.
     """
-    parts = urlsplit(url)
+    parts = _split(url)
     if parts.scheme not in ("", "file") or parts.netloc not in ("", "localhost"):
         raise UnsupportedError(f"models are not fetched from {parts.scheme}://", expected="a path or file:///path")
     if security.model_root is None:
         raise ConfigError("the control plane may load no models", hint="set security.model_root in the configuration")
     root = security.model_root.resolve()
-    folder = (root / unquote(parts.path)).resolve()
+    try:
+        folder = (root / unquote(parts.path)).resolve()
+    except (OSError, ValueError, RuntimeError) as error:  # too long, a null byte, links in a circle
+        raise ConfigError("the model's path cannot be one", got=url[:200]) from error
     if not folder.is_relative_to(root):
         raise ConfigError("the model lies outside of the allowed folder", got=url[:200], expected=f"below {root}")
     return check_folder(folder)
+
+
+def _split(url: str) -> SplitResult:
+    try:
+        return urlsplit(url)
+    except ValueError as error:
+        raise ConfigError("the model's address is none", got=url[:200]) from error
 
 
 Folders = Path | Sequence[Path]
@@ -76,6 +93,16 @@ def prepared(config: VariantConfig, folder: Folders, security: SecurityConfig, s
         ArtifactError, IntegrityError: it is missing, unsigned, or not as it was built.
         ConfigError: steps of a pipeline that do not fit together.
     """
+    if config.remote is not None:
+        config.remote.client(config.remote.timeout_s)  # an address that is none is told before the start
+        identity = {
+            "model_id": config.remote.url,
+            "sha256": "",
+            "target": config.remote.protocol,
+            "task": "",
+            "tvm": "",
+        }
+        return Deployed(config, Path(config.remote.url), identity=identity)
     if isinstance(folder, Path):
         folder, manifest = _checked(folder, security, store)
         return Deployed(config, folder, identity=identity_of(manifest, folder), registered=read_registered(folder))

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import logging
+import os
 import socket
+import struct
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +20,9 @@ from lab.serve.config import EndpointConfig, LimitsConfig
 
 _SETTLE_S = 0.25
 """Between telling clients to leave and closing the listener: connections that were on their way are accepted."""
+_ACCEPT_S = 0.05
+"""For accepting what was let in."""
+_SO_ATTACH_FILTER, _BPF_RETURN = 26, 0x06
 _IDLE_S = 1.0
 """How long an idle connection may still send a request while draining."""
 
@@ -101,6 +107,12 @@ class WorkerServer(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, app: App) -> None:
         super().__init__(config)
         self._app = app
+        self._bound: list[socket.socket] = []
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve on bound sockets until drained."""
+        self._bound = sockets or []
+        await super().serve(sockets)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -110,10 +122,15 @@ class WorkerServer(uvicorn.Server):
         """Say goodbye on every answer, stop listening, give idle connections a moment, then let uvicorn end.
 
         A client that sends on an idle connection just as it is closed would lose its request; so each connection is
-        closed by an answer that says so, and only those that stay silent are closed without.
+        closed by an answer that says so, and only those that stay silent are closed without. Clients that come back
+        after such an answer come to this listener too, and closing it would cut off those that the kernel has let in
+        and nobody has accepted: so first no more are let in, and those that are get accepted.
         """
         self._app.draining = True
         await asyncio.sleep(_SETTLE_S)
+        for bound in self._bound:
+            refuse_new(bound)
+        await asyncio.sleep(_ACCEPT_S)
         for server in self.servers:
             server.close()
         ends = asyncio.get_running_loop().time() + _IDLE_S
@@ -134,6 +151,28 @@ def make_server(config: EndpointConfig, app: App) -> WorkerServer:
         ssl_certfile=security.tls_certificate, ssl_keyfile=security.tls_key, backlog=2048,
     )  # fmt: skip
     return WorkerServer(settings, app)
+
+
+def refuse_new(listener: socket.socket) -> None:
+    """Have the kernel drop what opens a connection; the other end tries again after a second, then to who is left.
+
+    A socket filter of one instruction, "return 0" (Linux, Documentation/networking/filter.rst).
+    """
+    program = ctypes.create_string_buffer(struct.pack("HBBI", _BPF_RETURN, 0, 0, 0))
+    with contextlib.suppress(OSError):  # where filters are not allowed, a few may be cut off
+        listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HL", 1, ctypes.addressof(program)))
+
+
+def moved(bound: socket.socket, place: int) -> socket.socket:
+    """The socket under another descriptor, whose old meaning is given up.
+
+    When a process is killed Linux closes its files from the highest descriptor down (`close_files` leaves each to a
+    list of work that is done last in, first out). A listener that is closed after its connections would take in those
+    clients that come back at once, only to cut them off a second time: its place is above theirs.
+    """
+    os.dup2(bound.fileno(), place, inheritable=False)
+    bound.close()
+    return socket.socket(fileno=place)
 
 
 def reuse_port_socket(host: str, port: int) -> socket.socket:

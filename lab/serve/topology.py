@@ -148,8 +148,7 @@ class Topology:
         for name, weight in weights.items():
             if name not in by_name:
                 raise ConfigError(f"there is no variant '{name}'", expected=", ".join(by_name))
-            if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < 1e9:
-                raise ConfigError(f"the weight of '{name}' is unusable", got=weight, expected="a number, 0 or more")
+            check_weight(name, weight)
         self.slab.set_weights({by_name[name].slot: float(weight) for name, weight in weights.items()})
         self._remember_shares()
 
@@ -172,6 +171,12 @@ class Topology:
         weights = self.weights_of(endpoint)
         total = sum(weights[name] for name in endpoint.names())
         return {name: weights[name] / total if total else 0.0 for name in endpoint.names()}
+
+
+def check_weight(name: str, weight: object) -> None:
+    """Raises ConfigError when a variant's weight is none."""
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < 1e9:
+        raise ConfigError(f"the weight of '{name}' is unusable", got=weight, expected="a number, 0 or more")
 
 
 def _load(variant: Deployed) -> dict[str, Any]:

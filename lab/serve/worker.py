@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import gc
 import os
+import resource
 import signal
 import socket
 import sys
@@ -26,19 +27,25 @@ from lab.serve.config import VariantConfig, of_dict
 from lab.serve.engine.variant import Variant
 from lab.serve.inference import Inference
 from lab.serve.routes import error_forms, routes
-from lab.serve.server import WorkerServer, make_server, reuse_port_socket
+from lab.serve.server import WorkerServer, make_server, moved, reuse_port_socket
 from lab.serve.slab import Meter, Slab
 from lab.serve.table import Endpoints, LiveEndpoint
 
 _IDS_EVERY_S = 0.2
+_LISTENER = 16_383
+"""The listening socket's descriptor: above every connection's (see `server.moved`)."""
 _SWITCH_INTERVAL_S = 0.0005
 
 
 class Worker:
-    """Handlers of the supervisor's messages, and the state they change."""
+    """Handlers of the supervisor's messages, and the state they change.
 
-    def __init__(self, slab: Slab, index: int) -> None:
-        self.slab, self.index = slab, index
+    Args:
+        place: the descriptor that the listening socket gets.
+    """
+
+    def __init__(self, slab: Slab, index: int, place: int) -> None:
+        self.slab, self.index, self._place = slab, index, place
         self.channel = Channel({
             "start": self._start, "load": self._load, "activate": self._activate, "remove": self._remove,
             "unload": self._unload, "listen": self._listen, "drain": self._drain,
@@ -87,7 +94,7 @@ class Worker:
         await self.endpoints.unload(int(message["slot"]), float(message["drain_s"]))
 
     async def _listen(self, message: dict[str, Any]) -> None:
-        bound = reuse_port_socket(message["host"], int(message["port"]))
+        bound = moved(reuse_port_socket(message["host"], int(message["port"])), self._place)
         self._spawn(self._serve(bound))
         while not self.server.started:
             await asyncio.sleep(0.005)
@@ -143,8 +150,8 @@ class Worker:
             self.ended.set()
 
 
-async def _run(end: socket.socket, slab: Slab, index: int) -> None:
-    worker = Worker(slab, index)
+async def _run(end: socket.socket, slab: Slab, index: int, place: int) -> None:
+    worker = Worker(slab, index, place)
     await worker.channel.open(end)
     waits = [asyncio.ensure_future(event.wait()) for event in (worker.ended, worker.channel.closed)]
     await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
@@ -157,13 +164,14 @@ async def _run(end: socket.socket, slab: Slab, index: int) -> None:
 def main() -> None:
     """Entry point; see the module's docstring."""
     channel, slab, index, num_workers = (int(argument) for argument in sys.argv[1:5])
+    place = min(_LISTENER, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 1)
     # Signals sent to the whole group (Ctrl-C) are the supervisor's to handle: it drains the workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     use_runtime_library_only()
     # Executors and the event loop share the interpreter: the default lets either keep it from the other for 5 ms.
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
-    uvloop.run(_run(socket.socket(fileno=channel), Slab(slab, num_workers), index))
+    uvloop.run(_run(socket.socket(fileno=channel), Slab(slab, num_workers), index, place))
     sys.stderr.flush()
     os._exit(0)  # engines' destructors have nothing to do here, and their order is nobody's
 

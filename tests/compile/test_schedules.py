@@ -15,7 +15,7 @@ from lab.compile.kernels import suppression, top_k
 from lab.compile.kernels.bilinear import bilinear
 from lab.compile.schedules import CPU_RULES, GPU_RULES
 from lab.compile.schedules.kernel import DoesNotFit, Kernel, largest_divisor
-from lab.compile.schedules.tiling import Tile, choose_tile, rows_per_task
+from lab.compile.schedules.tiling import Tile, choose_tile, rows_per_task, shared_by_rows
 from lab.compile.schedules.window import Window, unrolled_tile
 from lab.compile.targets.arm import CORES
 from lab.compile.targets.machine import Machine
@@ -36,9 +36,14 @@ def convolution(n: int, h: int, w: int, c: int, k: int, r: int, stride: int, pad
     )
 
 
-def depthwise(h: int, w: int, c: int, multiplier: int, groups: int, stride: int = 1) -> PrimFunc:
-    x, weight = placeholder(1, h, w, c, name="x"), placeholder(3, 3, c // groups, c * multiplier, name="w")
-    return te.create_prim_func([x, weight, topi.nn.relu(topi.nn.group_conv2d_nhwc(x, weight, stride, 1, 1, groups))])
+def depthwise(
+    h: int, w: int, c: int, multiplier: int, groups: int, stride: int = 1, r: int = 3, border: float = 0.0
+) -> PrimFunc:
+    x, weight = placeholder(1, h, w, c, name="x"), placeholder(r, r, c // groups, c * multiplier, name="w")
+    pad = r // 2
+    padded = topi.nn.pad(x, [0, pad, pad, 0], pad_value=border) if border else x
+    result = topi.nn.group_conv2d_nhwc(padded, weight, stride, 0 if border else pad, 1, groups)
+    return te.create_prim_func([x, weight, topi.nn.relu(result)])
 
 
 def product(m: int, n: int, c: int, batch: int = 0) -> PrimFunc:
@@ -90,6 +95,7 @@ CASES = {
     "conv dilated no padding": ("conv2d_direct", convolution(1, 17, 17, 4, 16, 3, 1, 0, 2)),
     "conv many channels": ("conv2d_direct", convolution(1, 6, 5, 1024, 64, 3, 1, 1)),
     "conv many channels dilated": ("conv2d_direct", convolution(1, 6, 5, 1024, 64, 3, 1, 2, 2)),
+    "conv few positions of many channels": ("conv2d_direct", convolution(1, 7, 7, 512, 64, 1, 1, 0)),
     "conv primes": ("conv2d_direct", convolution(1, 11, 23, 7, 37, 3, 1, 1)),
     "conv one output channel": ("conv2d_direct", convolution(1, 9, 7, 16, 1, 3, 1, 1)),
     "conv no padding": ("conv2d_direct", convolution(1, 9, 7, 16, 16, 3, 1, 0)),
@@ -106,6 +112,8 @@ CASES = {
     "depthwise": ("window", depthwise(9, 14, 32, 1, 32)),
     "depthwise stride 2": ("window", depthwise(9, 27, 24, 1, 24, stride=2)),
     "depthwise multiplier": ("window", depthwise(9, 7, 16, 2, 16)),
+    "depthwise 5x5": ("window", depthwise(9, 7, 16, 1, 16, r=5)),
+    "depthwise, border of ones": ("window", depthwise(9, 14, 32, 1, 32, border=1.0)),
     "grouped": ("window", depthwise(9, 7, 32, 1, 4)),
     "max pool": ("window", pooling(13, 11, 32, "max")),
     "average pool": ("window", pooling(12, 9, 48, "avg")),
@@ -231,6 +239,22 @@ def test_window_is_read_off_the_kernel() -> None:
     """56 columns of 24 channels in tiles of 8 outputs and one vector, where results alone would allow three."""
     kernel = Kernel("depthwise", depthwise(9, 56, 24, 1, 24))
     assert "T.grid(7, 6)" in CPU_RULES["window"](kernel, NEON).func.script()
+
+
+def test_depthwise_convolution_reads_its_input_where_it_is() -> None:
+    """Without a padded copy of it; on ARM the taps of a window share registers, which conditions would end."""
+    kernel = Kernel("depthwise", CASES["depthwise"][1])
+    skipped, copied = (CPU_RULES["window"](kernel, machine) for machine in (AVX512, NEON))
+    assert skipped.note == "border skipped"
+    assert skipped.func.script().count("alloc_buffer") < copied.func.script().count("alloc_buffer")
+    assert copied.note == ""
+
+
+def test_cores_share_rows_where_weights_are_few() -> None:
+    sizes = [1, 28, 28, 512, 1, 1, 128]
+    assert shared_by_rows(sizes, 4 * 128 * 512, AVX512)
+    assert not shared_by_rows([1, 7, 7, 960, 1, 1, 160], 4 * 160 * 960, AVX512), "weights outweigh the results"
+    assert not shared_by_rows([1, 64, 64, 512, 3, 3, 512], 4 * 9 * 512 * 512, AVX512), "more than the cache holds"
 
 
 def test_every_core_gets_tasks() -> None:

@@ -26,14 +26,24 @@ def eager(path: Path, bundle: Path, signature: Signature) -> Runner:
     return EagerRunner(module, signature, num_threads=2)
 
 
+def remote(path: Path, bundle: Path, signature: Signature) -> Runner:
+    """The null model behind a server of one thread, which ends with the process."""
+    from lab.runtime.http_client import Client
+    from tests.runtime.oip_server import serve
+
+    return RUNNERS["remote"](Client(f"{serve(RUNNERS['null'](signature))}/v2/models/m", 10.0))
+
+
 OPEN: dict[str, Callable[[Path, Path, Signature], Runner]] = {
     "tvm": lambda path, bundle, signature: open_bundle(bundle),
     "onnxruntime": lambda path, bundle, signature: RUNNERS["onnxruntime"](path, num_threads=2),
     "openvino": lambda path, bundle, signature: RUNNERS["openvino"](path, num_threads=2),
     "eager": eager,
     "null": lambda path, bundle, signature: RUNNERS["null"](signature),
+    "remote": remote,
 }
-PACKAGES = {"tvm": "tvm", "onnxruntime": "onnxruntime", "openvino": "openvino", "eager": "torch", "null": "numpy"}
+PACKAGES = {"tvm": "tvm", "onnxruntime": "onnxruntime", "openvino": "openvino", "eager": "torch", "null": "numpy",
+            "remote": "orjson"}  # fmt: skip
 HERE = [name for name in OPEN if find_spec(PACKAGES[name])]
 
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import re
+import shutil
 import socket
 import struct
+import tarfile
 import time
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,8 +21,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from lab.core.errors import LabError
+from benchmarks.fuzzing.files import add_member, tar_file
+from lab.core.errors import DataError, LabError
 from lab.core.signature import Signature, TensorSpec
+from lab.data.archives import extract
 from lab.serve.protocols.oip import _read_inputs
 from lab.serve.protocols.tensors import check_feed, read_npy
 from tests.serve.models import SIZE
@@ -195,12 +201,99 @@ def test_large_headers_are_refused(endpoint: Served, filler: bytes) -> None:
     assert answer.startswith(b"HTTP/1.1 431")
 
 
-def test_smuggled_lengths_are_refused(endpoint: Served) -> None:
-    both = HEAD + b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /x HTTP/1.1\r\n\r\n"
-    assert exchange(endpoint, [both])[0].startswith(b"HTTP/1.1 400")
-    assert exchange(endpoint, [b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(200)])[0].startswith(
-        b"HTTP/1.1 400"
-    )
+TWO_LENGTHS = HEAD + b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /x HTTP/1.1\r\n\r\n"
+CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+SMUGGLED = {
+    "length and chunks": TWO_LENGTHS,
+    "two lengths": HEAD + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}x",
+    "a list of lengths": HEAD + b"Content-Length: 2, 3\r\n\r\n{}x",
+    "length with a sign": HEAD + b"Content-Length: +2\r\n\r\n{}",
+    "negative length": HEAD + b"Content-Length: -2\r\n\r\n{}",
+    "length in hexadecimal": HEAD + b"Content-Length: 0x2\r\n\r\n{}",
+    "length beyond 64 bits": HEAD + b"Content-Length: 99999999999999999999999\r\n\r\n{}",
+    "space before the colon": HEAD + b"Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n",
+    "unknown transfer coding": HEAD + b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
+    "chunked is not the last coding": HEAD + b"Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
+    "two transfer codings": HEAD + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n0\r\n\r\n",
+    "lines that end in LF alone": HEAD.replace(b"\r\n", b"\n") + b"Content-Length: 2\n\n{}",
+    "a header over two lines": HEAD + b"X-A: a\r\n b\r\nContent-Length: 2\r\n\r\n{}",
+    "a null byte in a header": HEAD + b"X-A: a\0b\r\nContent-Length: 2\r\n\r\n{}",
+    "a space in a header's name": HEAD + b"X A: b\r\nContent-Length: 2\r\n\r\n{}",
+    "chunk size beyond 64 bits": CHUNKED + b"FFFFFFFFFFFFFFFFF\r\n{}\r\n0\r\n\r\n",
+    "negative chunk size": CHUNKED + b"-1\r\n{}\r\n0\r\n\r\n",
+    "chunk extension that ends in LF": CHUNKED + b"2;\n{}\r\n0\r\n\r\n",
+    "HTTP/2 without asking": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "HTTP/1.2": b"GET /ping HTTP/1.2\r\nHost: localhost\r\n\r\n",
+    "TLS to a port without it": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(200),
+}
+
+
+@pytest.mark.parametrize("what", SMUGGLED)
+def test_what_two_servers_could_read_in_two_ways_is_refused(endpoint: Served, what: str) -> None:
+    """Request smuggling: one answer, 400, and the connection is closed, so that nothing after it is taken for more."""
+    answer, took_s = exchange(endpoint, [SMUGGLED[what]])
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert answer.count(b"HTTP/1.1 ") == 1
+    assert took_s < 1.0  # before the timeout of headers or body could have ended it
+
+
+def test_a_long_address_is_refused(endpoint: Served) -> None:
+    answer, _ = exchange(endpoint, [b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n"])
+    assert answer.startswith(b"HTTP/1.1 431")
+
+
+def test_a_flipped_byte_in_a_bundle_is_refused_and_the_old_model_goes_on(endpoint: Served, model_root: Path) -> None:
+    folder = shutil.copytree(model_root / "second", model_root / "flipped", dirs_exist_ok=True)
+    content = bytearray((folder / "model.onnx").read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / "model.onnx").write_bytes(content)
+    asked = json.dumps({"variant": "two", "model": "flipped"}).encode()
+    reply = endpoint.call("POST", "/endpoints/shop/reload", asked, {"content-type": JSON})
+    assert reply.status == 400
+    assert b"model.onnx is not the file this artifact was built with" in reply.body
+    pinned = {"content-type": NPY, "x-amzn-sagemaker-target-variant": "two"}
+    assert endpoint.call("POST", INVOKE, npy(X), pinned).status == 200
+
+
+@pytest.mark.parametrize(
+    "model", ["../first", "/etc", "file:///etc/passwd", "http://example.org/model", "a\0b", "x" * 300]
+)
+def test_models_outside_of_the_root_are_not_loaded(endpoint: Served, model: str) -> None:
+    asked = json.dumps({"variant": "two", "model": model}).encode()
+    reply = endpoint.call("POST", "/endpoints/shop/reload", asked, {"content-type": JSON})
+    assert reply.status == 400
+    assert endpoint.call("POST", INVOKE, npy(X), {"content-type": NPY}).status == 200
+
+
+@pytest.mark.parametrize(("kind", "link"), [(tarfile.LNKTYPE, "manifest.json"), (tarfile.LNKTYPE, "/etc/passwd"),
+                                            (tarfile.SYMTYPE, ".."), (tarfile.CHRTYPE, ""), (tarfile.FIFOTYPE, "")])  # fmt: skip
+def test_links_and_devices_in_a_tar_file_are_not_unpacked(tmp_path: Path, kind: bytes, link: str) -> None:
+    def fill(archive: tarfile.TarFile) -> None:
+        add_member(archive, "manifest.json")
+        add_member(archive, "member", kind=kind, link=link)
+
+    (tmp_path / "a.tar").write_bytes(tar_file(fill))
+    with pytest.raises(DataError, match="member: a link or device"):
+        extract(tmp_path / "a.tar", tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["manifest.json"]
+
+
+DOCUMENTED = re.compile(
+    r"^\| (?P<what>[^|]+) \| (?P<status>\d{3}|refused)[^|]* \| [^|]+ \| `(?P<proof>[^`]+)` \|$", re.M
+)
+
+
+def test_the_table_in_the_documentation_says_what_is_tested(repo: Path) -> None:
+    """Each row names a row of the table above, with its status, or a test of this package."""
+    rows = {what: status for what, *_, status in TABLE}
+    tests = "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
+    documented = list(DOCUMENTED.finditer((repo / "docs" / "ENDPOINT.md").read_text()))
+    assert len(documented) >= 25
+    for row in documented:
+        if row["proof"] in rows:
+            assert str(rows[row["proof"]]) == row["status"], row["what"]
+        else:
+            assert f"def {row['proof']}(" in tests, row["what"]
 
 
 def test_another_host_name_is_refused(endpoint: Served) -> None:

@@ -8,7 +8,7 @@ plain ones, and small images read them for few tiles.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import product
 from math import ceil
 
@@ -16,8 +16,10 @@ from lab.compile.kernels.winograd import KERNEL_SIZE, TRANSFORMS, Convolution, P
 from lab.compile.schedules.kernel import DoesNotFit, divisors
 from lab.compile.schedules.tiling import UNROLL, Tile, choose_tile
 from lab.compile.targets.machine import Machine
+from lab.compile.tuning.decisions import Decisions
 
 FLOAT_BYTES = 4
+DIRECT = "direct"
 FMAS_PER_CYCLE = 2
 DIRECT_EFFICIENCY, PRODUCT_EFFICIENCY = 0.9, 0.85  # of the multiply-adds a core can issue; measured on AVX-512
 BYTES_PER_CYCLE = 4  # from beyond the second-level cache to one core; measured: 10 GB/s at 2.6 GHz
@@ -29,14 +31,33 @@ FULL_TILE = 16  # accumulators of a register tile that keep the multiply-add uni
 
 def plan_for(conv: Convolution, machine: Machine) -> Plan | None:
     """The cheapest plan, or None where direct convolution is about as fast or channels do not fill vectors."""
-    lanes = machine.num_lanes
-    if conv.num_inputs % lanes or conv.num_outputs % lanes or conv.num_inputs % UNROLL:
+    if not _fills_vectors(conv, machine):
         return None
     costs = [(cycles(conv, plan, machine), i, plan) for i, plan in enumerate(_plans(conv, machine))]
     if not costs:
         return None
     best, _, plan = min(costs)
     return plan if best * MIN_GAIN < direct_cycles(conv, machine) else None
+
+
+def decide_plan(conv: Convolution, machine: Machine, decisions: Decisions) -> Plan | None:
+    """What `plan_for` says, or the plan of a tuning record; None is direct convolution."""
+    derived = plan_for(conv, machine)
+    value = decisions.decide("plan", asdict(derived) if derived else DIRECT, lambda: plan_options(conv, machine))
+    return None if value == DIRECT else Plan(**value)
+
+
+def plan_options(conv: Convolution, machine: Machine) -> list[str | dict[str, int]]:
+    """Direct convolution and every plan with whole vectors, by modelled cycles, fewest first."""
+    if not _fills_vectors(conv, machine):
+        return [DIRECT]
+    plans = sorted(dict.fromkeys(_plans(conv, machine)), key=lambda plan: cycles(conv, plan, machine))
+    return [DIRECT, *(asdict(plan) for plan in plans)]
+
+
+def _fills_vectors(conv: Convolution, machine: Machine) -> bool:
+    lanes = machine.num_lanes
+    return conv.num_inputs % lanes == 0 and conv.num_outputs % lanes == 0 and conv.num_inputs % UNROLL == 0
 
 
 def _plans(conv: Convolution, machine: Machine) -> Iterator[Plan]:

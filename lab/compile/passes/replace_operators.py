@@ -11,22 +11,25 @@ from tvm.ir import GenericConst, IRModule
 
 from lab.compile.kernels import emit, resize, top_k
 from lab.compile.kernels.winograd import KERNEL_SIZE, Convolution, transform_weights, winograd
-from lab.compile.kernels.winograd_plan import plan_for
+from lab.compile.kernels.winograd_plan import decide_plan
 from lab.compile.passes.rewrite import rewrite_functions
 from lab.compile.targets.machine import Machine
+from lab.compile.tuning.choices import Choices
+from lab.compile.tuning.decisions import Decisions, StaleChoice
+from lab.compile.tuning.groups import convolution_groups
 
-Replace = Callable[[Any, Any, Machine], Any]
+Replace = Callable[[Any, Any, Machine, Decisions], Any]
 
 
-def replace_operators(mod: IRModule, machine: Machine) -> IRModule:
+def replace_operators(mod: IRModule, machine: Machine, choices: Choices | None = None) -> IRModule:
     """`topk`, bilinear `resize2d` and 3x3 `conv2d` as calls of kernels that `lab.compile.kernels` defines.
 
-    A convolution stays what it is where Winograd's form would not pay on `machine`.
+    A convolution stays what it is where Winograd's form would not pay on `machine`, unless `choices` know better.
     """
-    return rewrite_functions(_Replacer(mod, machine), mod)
+    return rewrite_functions(_Replacer(mod, machine, choices or Choices()), mod)
 
 
-def _top_k(builder: Any, call: Any, machine: Machine) -> Any:
+def _top_k(builder: Any, call: Any, machine: Machine, decisions: Decisions) -> Any:
     """Along the last axis; another axis is moved there and back."""
     (x,), attrs = call.args, call.attrs
     shape = [int(dim) for dim in x.ty.shape]
@@ -49,14 +52,14 @@ def _top_k(builder: Any, call: Any, machine: Machine) -> Any:
     return {"both": relax.Tuple(results), "values": results[0], "indices": results[1]}[str(attrs.ret_type)]
 
 
-def _resize(builder: Any, call: Any, machine: Machine) -> Any:
+def _resize(builder: Any, call: Any, machine: Machine, decisions: Decisions) -> Any:
     return resize.legalize(builder, call)
 
 
-def _convolution(builder: Any, call: Any, machine: Machine) -> Any | None:
+def _convolution(builder: Any, call: Any, machine: Machine, decisions: Decisions) -> Any | None:
     """Winograd's form of a 3x3 convolution of stride 1 with constant weights, or None where it does not pay."""
     conv = _as_winograd(call)
-    plan = plan_for(conv, machine) if conv is not None else None
+    plan = decide_plan(conv, machine, decisions) if conv is not None else None
     if conv is None or plan is None:
         return None
     weights = transform_weights(call.args[1].value.numpy(), plan.m)
@@ -88,12 +91,30 @@ TABLE: dict[str, Replace] = {"relax.topk": _top_k, "relax.image.resize2d": _resi
 
 @relax.expr_functor.mutator
 class _Replacer(relax.PyExprMutator):  # type: ignore[misc]
-    def __init__(self, mod: IRModule, machine: Machine) -> None:
+    def __init__(self, mod: IRModule, machine: Machine, choices: Choices) -> None:
         super().__init__(mod)
         self.machine = machine
+        self.choices = choices
+        self.groups = {hash(group.call): group for group in convolution_groups(mod)}
 
     def visit_call_(self, call: Any) -> Any:
+        group = self.groups.get(hash(call))
         call = self.visit_expr_post_order(call)
         replace = TABLE.get(getattr(call.op, "name", ""))
-        replaced = replace(self.builder_, call, self.machine) if replace else None
-        return call if replaced is None else replaced
+        if replace is None:
+            return call
+        choice = self.choices.get(group.identity) if group else None
+        try:
+            decisions = Decisions(choice.parameters if choice else {})
+            replaced = replace(self.builder_, call, self.machine, decisions)
+            decisions.check_all_taken()
+        except StaleChoice:
+            choice, decisions = None, Decisions()
+            replaced = replace(self.builder_, call, self.machine, decisions)
+        if group is not None:
+            self.choices.decisions[str(group.identity)] = decisions
+        chosen = call if replaced is None else replaced
+        if choice is not None:
+            weights = call.args[1] if replaced is None else replaced.args[1][1]
+            self.choices.mark(weights, choice)
+        return chosen

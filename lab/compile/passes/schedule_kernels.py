@@ -10,36 +10,41 @@ from tvm.ir import GenericConst, GlobalVar, IRModule
 from tvm.tirx import PrimFunc
 
 from lab.compile.cost import kernel_cost
-from lab.compile.report import KernelRow
+from lab.compile.report import BY_RECORD, KernelRow
 from lab.compile.schedules import CPU_RULES, GPU_RULES, LIBRARY, NAIVE
 from lab.compile.schedules.kernel import DoesNotFit, Kernel, Packing, Scheduled
 from lab.compile.targets import Target
+from lab.compile.tuning.choices import Choices, identity_of
+from lab.compile.tuning.decisions import Choice, Decisions, StaleChoice
 
 Calls = dict[str, list[relax.Call]]
 
 
 def schedule_kernels(
-    mod: IRModule, target: Target, forbidden: Mapping[str, str] | None = None
+    mod: IRModule, target: Target, forbidden: Mapping[str, str] | None = None, choices: Choices | None = None
 ) -> tuple[IRModule, list[KernelRow], dict[str, dict[int, Packing]]]:
     """Schedule every PrimFunc of `mod`.
 
     Args:
         forbidden: kernels that must stay naive, with the reason (their scheduled form did not compile).
+        choices: what tuning found better than what rules derive.
 
     Returns:
         The module, one row per kernel, and the constants each kernel now expects packed.
     """
-    calls, libraries = _calls(mod)
+    calls, libraries = kernel_calls(mod)
     rows: list[KernelRow] = []
     packings: dict[str, dict[int, Packing]] = {}
+    choices = choices or Choices()
     with target.to_tvm():
         for var, func in sorted(mod.functions.items(), key=lambda item: str(item[0].name_hint)):
             if not isinstance(func, PrimFunc):
                 continue
-            name = str(var.name_hint)
-            kernel = Kernel(name, func, _constant_args(calls.get(name, [])))
-            scheduled, row = _schedule(kernel, target, (forbidden or {}).get(name))
-            rows.append(replace(row, num_calls=len(calls.get(name, []))))
+            name, called = str(var.name_hint), calls.get(str(var.name_hint), [])
+            kernel = Kernel(name, func, constant_args(called))
+            scheduled, row = schedule_kernel(kernel, target, choices, (forbidden or {}).get(name))
+            constants = [arg for call in called for arg in call.args[1] if isinstance(arg, GenericConst)]
+            rows.append(_told(replace(row, num_calls=len(called)), choices.marked(constants)))
             if scheduled is not None:
                 mod.update_func(var, scheduled.func.with_attrs(dict(func.attrs) if func.attrs else {}))
                 packings[name] = scheduled.packings
@@ -47,21 +52,55 @@ def schedule_kernels(
     return mod, rows, packings
 
 
-def _schedule(kernel: Kernel, target: Target, forbidden: str | None) -> tuple[Scheduled | None, KernelRow]:
+def schedule_kernel(
+    kernel: Kernel, target: Target, choices: Choices, forbidden: str | None = None
+) -> tuple[Scheduled | None, KernelRow]:
+    """Schedule one kernel: with the parameters that tuning found where there are any and they still fit."""
     cost = kernel_cost(kernel.func)
     row = KernelRow(kernel.name, cost.op_kind, NAIVE, flops=cost.flops, num_bytes=cost.num_bytes)
     if forbidden is not None:
         return None, replace(row, reason=forbidden)
+    choice = choices.get(identity_of(kernel.func, kernel.constant_args)) if choices.known else None
+    if choice is not None:
+        try:
+            scheduled, tuned = _by_rules(kernel, target, row, choice, choices)
+            return scheduled, _told(tuned, choice)
+        except StaleChoice as error:
+            scheduled, row = _by_rules(kernel, target, row, None, choices)
+            return scheduled, replace(row, reason="; ".join(filter(None, (row.reason, f"record not used: {error}"))))
+    return _by_rules(kernel, target, row, None, choices)
+
+
+def _told(row: KernelRow, choice: Choice | None) -> KernelRow:
+    if choice is None:
+        return row
+    note = f"by a tuning record, {choice.gain:.2f} times the rule's speed"
+    return replace(row, chosen_by=BY_RECORD, reason="; ".join(filter(None, (row.reason, note))))
+
+
+def _by_rules(
+    kernel: Kernel, target: Target, row: KernelRow, choice: Choice | None, choices: Choices
+) -> tuple[Scheduled | None, KernelRow]:
+    """The first rule that fits, with the parameters of `choice`. Raises StaleChoice where they are not its."""
     rules = GPU_RULES if target.rules == "gpu" else CPU_RULES
     reasons: list[str] = []
     for name in rules:
+        decisions = Decisions(choice.parameters if choice and choice.rule == name else {})
         try:
-            scheduled: Scheduled = rules[name](kernel, target.machine)
+            scheduled: Scheduled = rules[name](replace(kernel, decisions=decisions), target.machine)
         except DoesNotFit as error:
             reasons.append(f"{name}: {error}")
-        except Exception as error:  # noqa: BLE001  a rule that fails must not break the compile; the report names it
+        except StaleChoice:
+            raise
+        except Exception as error:
+            if choice and choice.rule == name:
+                raise StaleChoice(f"{name} fails with it: {_first_line(error)}") from error
             reasons.append(f"{name}: failed: {_first_line(error)}")
         else:
+            if choice and choice.rule != name:
+                raise StaleChoice(f"it is for the rule {choice.rule}, the kernel is scheduled by {name}")
+            decisions.check_all_taken()
+            choices.decisions[kernel.name] = decisions
             failed = "; ".join(reason for reason in reasons if ": failed" in reason)
             return scheduled, replace(row, schedule=name, reason="; ".join(filter(None, (scheduled.note, failed))))
     return None, replace(row, reason="; ".join(reasons))
@@ -75,7 +114,7 @@ def _first_line(error: Exception) -> str:
     return " ".join(lines[told : told + 2])[:200]
 
 
-def _calls(mod: IRModule) -> tuple[Calls, dict[str, int]]:
+def kernel_calls(mod: IRModule) -> tuple[Calls, dict[str, int]]:
     """Every call of a kernel in the module, and how often each library function is called."""
     calls: Calls = {}
     libraries: dict[str, int] = {}
@@ -95,7 +134,7 @@ def _calls(mod: IRModule) -> tuple[Calls, dict[str, int]]:
     return calls, libraries
 
 
-def _constant_args(calls: list[relax.Call]) -> frozenset[int]:
+def constant_args(calls: list[relax.Call]) -> frozenset[int]:
     """Argument positions that hold a constant at every call."""
     sets = [{i for i, arg in enumerate(call.args[1]) if isinstance(arg, GenericConst)} for call in calls]
     return frozenset(set.intersection(*sets)) if sets else frozenset()

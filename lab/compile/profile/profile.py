@@ -39,6 +39,7 @@ class KernelProfile:
     share_of_peak: float | None = None
     share_of_memory: float | None = None
     bound: str = ""
+    chosen_by: str = "rule"
 
 
 @dataclass(frozen=True)
@@ -173,7 +174,9 @@ def _kernel(
     num_calls = timed.num_calls if timed else row.num_calls
     flops = (cost.flops if cost else row.flops) * num_calls
     num_bytes = (cost.num_bytes if cost else row.num_bytes) * num_calls
-    profile = KernelProfile(row.kernel, row.op_kind, row.schedule, row.reason, num_calls, flops, num_bytes)
+    profile = KernelProfile(
+        row.kernel, row.op_kind, row.schedule, row.reason, num_calls, flops, num_bytes, chosen_by=row.chosen_by
+    )
     if timed is None or peaks is None:
         return profile
     per_s = 1 / timed.seconds if timed.seconds > 0 else None

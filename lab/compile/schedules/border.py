@@ -67,11 +67,14 @@ def _by_columns(body: Any, columns: list[Any], kept: list[Any], loops: Loops) ->
 
 
 def _padding(func: PrimFunc, block_name: str) -> tuple[Any, list[Any]]:
-    """The realization of the block that reads under a condition, and the parts of that condition."""
+    """The realization of the block that reads under a condition, and the parts of that condition.
+
+    None where there is another condition as well, or the border holds another value than zero.
+    """
     found: list[tuple[Any, list[Any]]] = []
 
     def add(realize: Any, call: Any) -> Any:
-        found.append((realize, _parts(call.args[0])))
+        found.append((realize if getattr(call.args[2], "value", None) == 0 else None, _parts(call.args[0])))
         return call
 
     def on_realize(realize: Any) -> Any:

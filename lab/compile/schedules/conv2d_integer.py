@@ -22,6 +22,7 @@ from lab.compile.schedules.kernel import (
     Scheduled,
     blocks_of,
     constant_argument,
+    divisors,
     extent,
 )
 from lab.compile.schedules.tiling import (
@@ -31,10 +32,15 @@ from lab.compile.schedules.tiling import (
     choose_tile,
     parallel_outer,
     rows_per_task,
+    share_by_rows,
     split,
+    tile_options,
+    unroll_options,
     vectorize_last,
+    with_derived,
 )
 from lab.compile.targets.machine import Machine
+from lab.compile.tuning.decisions import Decisions
 
 UNROLL = 2  # groups of channels
 
@@ -54,12 +60,20 @@ def schedule(kernel: Kernel, machine: Machine) -> Scheduled:
     epilogue = [block for block in blocks if block is not product and block is not pad]
     sizes = [extent(sch, loop) for loop in sch.get_loops(product.handle)]
     # The input's broadcast takes a register: the instruction's operand in memory is the weights.
-    tile = choose_tile(sizes[2], sizes[3], replace(machine, broadcasts_from_memory=False))
+    registers = replace(machine, broadcasts_from_memory=False)
+    tile = _decide_tile(kernel.decisions, sizes, registers)
     if tile.num_columns % machine.num_lanes:
         raise DoesNotFit(f"{sizes[3]} outputs do not fill vectors")
     packings = _pack_weights(sch, product, kernel, tile)
-    _tile(sch, product, pad, epilogue, tile, sizes, machine)
+    _tile(sch, product, pad, epilogue, tile, sizes, machine, kernel.decisions)
     return Scheduled(sch.mod["main"], packings, note=f"tile {tile.num_rows}x{tile.num_columns}, 8-bit dot products")
+
+
+def _decide_tile(decisions: Decisions, sizes: list[int], machine: Machine) -> Tile:
+    derived = choose_tile(sizes[2], sizes[3], machine)
+    whole = [tile for tile in tile_options(sizes[2], sizes[3], machine) if tile[1] % machine.num_lanes == 0]
+    size = [derived.num_rows, derived.num_columns]
+    return Tile(*decisions.decide("tile", size, lambda: with_derived(size, whole)))
 
 
 def _pack_weights(sch: Schedule, product: Block, kernel: Kernel, tile: Tile) -> dict[int, Packing]:
@@ -80,7 +94,7 @@ def _pack_weights(sch: Schedule, product: Block, kernel: Kernel, tile: Tile) -> 
 
 def _tile(
     sch: Schedule, product: Block, pad: Block | None, epilogue: list[Block], tile: Tile, sizes: list[int],
-    machine: Machine,
+    machine: Machine, decisions: Decisions,
 ) -> None:  # fmt: skip
     n, y, x, k, r, s, c = sch.get_loops(product.handle)
     num_n, num_y, num_x, num_k, num_r, num_s, num_c = sizes
@@ -88,12 +102,14 @@ def _tile(
     vectors, lanes = split(sch, k_inner, machine.num_lanes)
     x_outer, x_inner = split(sch, x, tile.num_rows)
     groups, group = split(sch, c, DEPTH)
-    c_outer, c_inner = split(sch, groups, UNROLL if num_c // DEPTH % UNROLL == 0 else 1)
+    unroll = UNROLL if num_c // DEPTH % UNROLL == 0 else 1
+    c_outer, c_inner = split(sch, groups, decisions.decide("unroll", unroll, lambda: unroll_options(num_c // DEPTH)))
     limit = machine.l2_bytes // L1_SHARE // (num_x * num_c)
-    y_outer, y_inner = split(sch, y, rows_per_task(num_y, num_n * (num_k // tile.num_columns), limit, machine))
-    # Whatever is larger stays in cache between neighbouring tasks: one block of weights, or one image.
-    weights_are_larger = num_r * num_s * num_c * num_k > machine.l2_bytes // L1_SHARE
-    outer = [k_outer, n, y_outer] if weights_are_larger else [n, k_outer, y_outer]
+    by_rows = share_by_rows(decisions, sizes, num_r * num_s * num_c * num_k, machine)
+    others = num_n if by_rows else num_n * (num_k // tile.num_columns)
+    rows = decisions.decide("rows", rows_per_task(num_y, others, limit, machine), lambda: divisors(num_y))
+    y_outer, y_inner = split(sch, y, rows)
+    outer = [n, y_outer, k_outer] if by_rows else [k_outer, n, y_outer]
     sch.reorder(*outer, y_inner, x_outer, r, s, c_outer, c_inner, x_inner, vectors, lanes, group)
     task = parallel_outer(sch, outer, work=prod(sizes) // DEPTH)
     for loop in (c_inner, x_inner, vectors):

@@ -10,6 +10,7 @@ next is already on its way from global memory. Tiles and parts are chosen by a m
 
 from __future__ import annotations
 
+from dataclasses import astuple
 from math import prod
 from typing import Any
 
@@ -24,7 +25,7 @@ from tvm.s_tir.dlight.gpu.matmul import (
     make_iter_fusion_index_map,
 )
 
-from lab.compile.schedules.gemm_plan import WARP, Product, Tile, choose
+from lab.compile.schedules.gemm_plan import WARP, Product, Tile, choose, options
 from lab.compile.schedules.kernel import DoesNotFit, Kernel, Scheduled
 from lab.compile.targets.machine import Machine
 
@@ -45,7 +46,7 @@ def schedule(kernel: Kernel, machine: Machine) -> Scheduled:
     if min(size.rows, size.cols, size.window * size.depth) < SMALLEST:
         raise DoesNotFit("too narrow for tiles")
     halves = size.dtype == "float16"
-    tile = choose(size, machine.num_cores)
+    tile = Tile(*kernel.decisions.decide("tile", list(astuple(choose(size, machine.num_cores))), lambda: options(size)))
     scheduled = (tensor_core if halves else simt)(kernel.func, tile)
     note = f"{tile.rows}x{tile.cols}x{tile.depth} tiles" + (f", k in {tile.parts} parts" if tile.parts > 1 else "")
     return Scheduled(scheduled.mod["main"], note=("tensor cores, " if halves else "") + note)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from math import ceil
 
 from lab.compile.schedules.kernel import divisors
@@ -56,6 +56,11 @@ def choose(size: Product, num_cores: int) -> Tile:
     """The tile, with its parts, of which the model expects the shortest time."""
     tiles = [tile for base in tiles_for(size.dtype) for tile in _with_parts(base, size)]
     return min(tiles, key=lambda tile: estimate_us(size, tile, num_cores))
+
+
+def options(size: Product) -> list[list[int]]:
+    """Every tile with every number of parts, as the fields of `Tile`."""
+    return [list(astuple(tile)) for base in tiles_for(size.dtype) for tile in _with_parts(base, size)]
 
 
 def tiles_for(dtype: str) -> dict[Tile, float]:

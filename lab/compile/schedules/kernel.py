@@ -12,6 +12,7 @@ from tvm.sym import Analyzer
 from tvm.tirx import PrimFunc
 
 from lab.compile.targets.machine import Machine
+from lab.compile.tuning.decisions import Decisions
 
 SPATIAL, REDUCTION = 0, 2
 OPEN_EXTENT = 48  # iterations that plans assume of a loop whose extent is known at run time only; has many divisors
@@ -45,11 +46,15 @@ class Scheduled:
 
 @dataclass(frozen=True)
 class Kernel:
-    """One kernel as the graph calls it; `constant_args` are the argument positions that are constants at every call."""
+    """One kernel as the graph calls it; `constant_args` are the argument positions that are constants at every call.
+
+    Rules hand what their models derive to `decisions`, which a record of tuning may overrule.
+    """
 
     name: str
     func: PrimFunc
     constant_args: frozenset[int] = frozenset()
+    decisions: Decisions = field(default_factory=Decisions, compare=False)
 
 
 Rule = Callable[[Kernel, Machine], Scheduled]

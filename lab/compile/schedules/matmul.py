@@ -28,11 +28,14 @@ from lab.compile.schedules.tiling import (
     Tile,
     accumulate_in_registers,
     choose_tile,
+    decide_tile,
     parallel_outer,
     split,
+    unroll_options,
     vectorize_last,
 )
 from lab.compile.targets.machine import Machine
+from lab.compile.tuning.decisions import Decisions
 
 
 def schedule(kernel: Kernel, machine: Machine) -> Scheduled:
@@ -52,12 +55,14 @@ def schedule(kernel: Kernel, machine: Machine) -> Scheduled:
     *_, m, n, _ = sch.get_loops(matmul.handle)
     factor = known_factor(sch, m)
     padded = is_open(sch, m) and factor == 1
-    tile = choose_tile(OPEN_EXTENT if padded else factor, extent(sch, n), machine)
+    num_rows, num_columns = OPEN_EXTENT if padded else factor, extent(sch, n)
+    derived = choose_tile(num_rows, num_columns, machine)
+    tile = decide_tile(kernel.decisions, derived, num_rows, num_columns, machine)
     pad = None
     if padded:
         pad, epilogue = _pad_rows(sch, matmul, epilogue, tile)
     packings = _pack_weights(sch, matmul, kernel, tile)
-    task = _tile(sch, matmul, epilogue, tile, machine)
+    task = _tile(sch, matmul, epilogue, tile, machine, kernel.decisions)
     if pad is not None:
         sch.compute_at(pad.handle, task)
         vectorize_last(sch, pad.handle, machine)
@@ -94,7 +99,9 @@ def _pack_weights(sch: Schedule, matmul: Block, kernel: Kernel, tile: Tile) -> d
     return {index: Packing(axis=1, tile=columns)}
 
 
-def _tile(sch: Schedule, matmul: Block, epilogue: list[Block], tile: Tile, machine: Machine) -> Any:
+def _tile(
+    sch: Schedule, matmul: Block, epilogue: list[Block], tile: Tile, machine: Machine, decisions: Decisions
+) -> Any:
     """Tile and accumulate in registers; the loop over tasks."""
     *batch, m, n, c = sch.get_loops(matmul.handle)
     work = 1
@@ -102,8 +109,11 @@ def _tile(sch: Schedule, matmul: Block, epilogue: list[Block], tile: Tile, machi
         work *= assumed(sch, loop)
     m_outer, m_inner = split(sch, m, tile.num_rows)
     n_outer, n_inner = split(sch, n, tile.num_columns)
-    c_outer, c_inner = split(sch, c, UNROLL if assumed(sch, c) % UNROLL == 0 and not is_open(sch, c) else 1)
-    outer = [*batch, n_outer, m_outer]
+    unroll = UNROLL if assumed(sch, c) % UNROLL == 0 and not is_open(sch, c) else 1
+    num_steps = 1 if is_open(sch, c) else extent(sch, c)
+    c_outer, c_inner = split(sch, c, decisions.decide("unroll", unroll, lambda: unroll_options(num_steps)))
+    kept = decisions.decide("kept", "weights", lambda: ["weights", "rows"])  # in cache between neighbouring tasks
+    outer = [*batch, n_outer, m_outer] if kept == "weights" else [*batch, m_outer, n_outer]
     # Loops of open extent stay as they are, inside: fused ones would bring divisions and conditions into each tile.
     inside = [loop for loop in outer if is_open(sch, loop)]
     across = [loop for loop in outer if loop not in inside]

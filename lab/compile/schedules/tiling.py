@@ -14,6 +14,7 @@ from tvm.s_tir import Schedule
 
 from lab.compile.schedules.kernel import Block, DoesNotFit, assumed, divisors, extent, is_open, largest_divisor
 from lab.compile.targets.machine import Machine
+from lab.compile.tuning.decisions import Decisions
 
 MAX_COLUMNS = 8  # vectors of one tile; more only lengthen the code
 ODD_VECTOR_COST = 16  # vectors that are no power of two live in memory, not in registers
@@ -24,6 +25,8 @@ STEPS_PER_REQUEST = 32  # of a reduction, between two requests for the weights t
 SERIAL_WORK = 32768  # operations; below it, waking the other threads costs more than they save
 L1_SHARE = 2  # half of a cache for what is kept, the other half for what streams by
 TASKS_PER_CORE = 2
+ROWS, CHANNELS = "rows", "channels"  # of a convolution's output, what its cores share
+SHARED_WEIGHTS = 2  # weights that every core may read for having rows of its own, as a multiple of the results
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,45 @@ def choose_tile(num_rows: int, num_columns: int, machine: Machine) -> Tile:
     if tile is None:
         raise DoesNotFit("no tile fits the registers")
     return tile
+
+
+def decide_tile(decisions: Decisions, derived: Tile, num_rows: int, num_columns: int, machine: Machine) -> Tile:
+    """`derived`, or the tile of a tuning record."""
+    size = [derived.num_rows, derived.num_columns]
+    return Tile(
+        *decisions.decide("tile", size, lambda: with_derived(size, tile_options(num_rows, num_columns, machine)))
+    )
+
+
+def with_derived(derived: list[int], options: list[list[int]]) -> list[list[int]]:
+    """The options, and what the model derives, whatever that is."""
+    return options if derived in options else [derived, *options]
+
+
+def tile_options(num_rows: int, num_columns: int, machine: Machine) -> list[list[int]]:
+    """Every tile worth a trial: it divides both extents, fits the registers, and has enough accumulators.
+
+    Columns are whole vectors, accumulators enough, where there are such tiles; large ones come first.
+    """
+    found: dict[bool, list[list[int]]] = {True: [], False: []}
+    for columns in divisors(num_columns):
+        width = vector_width(columns, machine)
+        vectors = -(-columns // width)
+        if (
+            columns % width
+            or vectors > MAX_COLUMNS
+            or (num_columns % machine.num_lanes == 0 and width < machine.num_lanes)
+        ):
+            continue
+        for rows in divisors(num_rows):
+            if machine.fits_registers(rows, vectors):
+                found[rows * vectors >= MIN_ACCUMULATORS // 2].append([rows, columns])
+    return sorted(found[True] or found[False], key=lambda tile: -tile[0] * tile[1])
+
+
+def unroll_options(num_steps: int) -> list[int]:
+    """How many steps of a reduction may be written out in a row; few, for the code to stay small."""
+    return [steps for steps in divisors(num_steps) if steps <= 2 * UNROLL]
 
 
 def _choose_tile(num_rows: int, num_columns: int, machine: Machine, max_vectors: int) -> Tile | None:
@@ -85,12 +127,14 @@ def split(sch: Schedule, loop: Any, inner: int) -> tuple[Any, Any]:
     return outer, rest
 
 
-def split_reduction(sch: Schedule, loop: Any) -> tuple[Any, Any, Any]:
+def split_reduction(sch: Schedule, loop: Any, decisions: Decisions | None = None) -> tuple[Any, Any, Any]:
     """A reduction as (outer, middle, inner), the inner one to be unrolled; the outer one has room for requests of what
     comes next, which would cost registers in the middle one.
     """
     num = extent(sch, loop)
     inner = UNROLL if num % UNROLL == 0 else 1
+    if decisions is not None:
+        inner = decisions.decide("unroll", inner, lambda: unroll_options(num))
     middle = largest_divisor(num // inner, STEPS_PER_REQUEST // UNROLL)
     outer, middle_loop, inner_loop = sch.split(loop, [None, middle, inner])
     return outer, middle_loop, inner_loop
@@ -232,3 +276,25 @@ def rows_per_task(num_rows: int, num_others: int, limit: int, machine: Machine) 
     fitting = [rows for rows in divisors(num_rows) if rows <= max(limit, 1)]
     enough = [rows for rows in fitting if num_others * (num_rows // rows) >= wanted]
     return max(enough) if enough else min(fitting)
+
+
+def share_by_rows(decisions: Decisions, sizes: Sequence[int], weight_bytes: int, machine: Machine) -> bool:
+    """`shared_by_rows`, or what a tuning record says."""
+    derived = ROWS if shared_by_rows(sizes, weight_bytes, machine) else CHANNELS
+    return bool(decisions.decide("shared", derived, lambda: [ROWS, CHANNELS]) == ROWS)
+
+
+def shared_by_rows(sizes: Sequence[int], weight_bytes: int, machine: Machine) -> bool:
+    """Whether the cores of a convolution share its rows, each reading all weights, rather than its output channels.
+
+    Each core then writes lines of its own and reads what it wrote in the layer before. Cores that share the channels
+    write next to each other in every row, and wait for lines that the other one's prefetcher took: 1030 instead of
+    790 us for a 1x1 convolution of 28x28x512. But weights that are more than the results, or more than the cache
+    holds, are better read by one core.
+
+    Args:
+        sizes: N, Y, X, K, R, S, C.
+    """
+    num_n, num_y, num_x, _, num_r, num_s, num_c = sizes
+    outweighed = num_r * num_s * num_c <= SHARED_WEIGHTS * num_n * num_y * num_x
+    return outweighed and weight_bytes <= machine.l2_bytes

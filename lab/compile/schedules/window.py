@@ -11,7 +11,7 @@ from typing import Any
 
 from tvm.s_tir import Schedule
 
-from lab.compile.schedules.border import coefficient
+from lab.compile.schedules.border import Loops, coefficient, skip_border
 from lab.compile.schedules.kernel import (
     SPATIAL,
     Block,
@@ -28,12 +28,15 @@ from lab.compile.schedules.tiling import (
     Tile,
     accumulate_in_registers,
     choose_tile,
+    decide_tile,
     parallel_outer,
     split,
     vectorize_last,
 )
 from lab.compile.targets.machine import Machine
+from lab.compile.tuning.decisions import Decisions
 
+CONVOLUTION, NUM_LOOPS = "group_conv2d_nhwc", 7  # of N, Y, X, K, R, S, C
 MAX_UNROLLED_WINDOW = 9
 MAX_ROWS = 8  # neighbouring outputs of a tile
 
@@ -58,25 +61,48 @@ def schedule(kernel: Kernel, machine: Machine) -> Scheduled:
     spatial, window = loops[:num_spatial], loops[num_spatial:]
     if extent(sch, spatial[-1]) * 4 < machine.num_lanes or not _reads_contiguously(sch, reduction, num_spatial - 1):
         raise DoesNotFit("the last output axis does not fill vectors")
-    for pad in pads[:-1]:
+    skipped = bool(pads) and _skips_border(reduction, machine)
+    for pad in pads if skipped else pads[:-1]:
         sch.compute_inline(pad.handle)
-    task = _tile(sch, reduction, epilogue, list(spatial), list(window), machine)
+    tiled = _tile(sch, reduction, epilogue, list(spatial), list(window), machine, kernel.decisions)
+    if skipped:
+        row, column, tile_column = (sch.get(loop).loop_var for loop in (*window[:2], tiled.rows))
+        loops = Loops(row, column, tile_column, tiled.num_rows)
+        return Scheduled(skip_border(sch.mod["main"], reduction.name, loops), note="border skipped")
     if pads:
-        sch.compute_at(pads[-1].handle, task)
+        sch.compute_at(pads[-1].handle, tiled.task)
         vectorize_last(sch, pads[-1].handle, machine)
     return Scheduled(sch.mod["main"])
+
+
+def _skips_border(block: Block, machine: Machine) -> bool:
+    """Whether a depthwise convolution reads its input where it is, rather than a padded copy of each task's rows.
+
+    Making the copy takes as long as the convolution. Where multiply-adds need every operand in a register, the taps of
+    a window share the inputs they load, which conditions between the taps would end.
+    """
+    return block.name.startswith(CONVOLUTION) and len(block.kinds) == NUM_LOOPS and machine.operands_from_memory
 
 
 def _reads_contiguously(sch: Schedule, block: Block, axis: int) -> bool:
     """Whether the first input is read along its own last axis as output axis `axis` advances."""
     stmt = sch.get(block.handle)
     last = stmt.reads[0].region[-1].min
-    return bool(last.same_as(stmt.iter_vars[axis].var)) or block.name.startswith("group_conv")
+    return bool(last.same_as(stmt.iter_vars[axis].var)) or block.name.startswith(CONVOLUTION)
+
+
+@dataclass(frozen=True)
+class _Tiled:
+    task: Any
+    rows: Any | None
+    """The loop over neighbouring outputs of a tile."""
+    num_rows: int
 
 
 def _tile(
-    sch: Schedule, block: Block, epilogue: list[Block], spatial: list[Any], window: list[Any], machine: Machine
-) -> Any:
+    sch: Schedule, block: Block, epilogue: list[Block], spatial: list[Any], window: list[Any], machine: Machine,
+    decisions: Decisions,
+) -> _Tiled:  # fmt: skip
     window_size = prod(extent(sch, loop) for loop in window)
     work = window_size * prod(extent(sch, loop) for loop in spatial)
     has_rows = len(spatial) > 2
@@ -87,6 +113,8 @@ def _tile(
         tile = unrolled_tile(num_rows, num_columns, _window(sch, block, window_size), machine)
     else:
         tile = choose_tile(num_rows, num_columns, machine)
+    most_rows = extent(sch, spatial[-2]) if has_rows else 1
+    tile = decide_tile(decisions, tile, most_rows, num_columns, machine)
     columns_outer, columns = split(sch, spatial[-1], tile.num_columns)
     if not has_rows:
         sch.reorder(*spatial[:-1], columns_outer, *window, columns)
@@ -94,7 +122,7 @@ def _tile(
         accumulate_in_registers(
             sch, block, epilogue, machine, at=task, rows=None, columns=columns, first_reduction=window[0]
         )
-        return task
+        return _Tiled(task, None, 1)
     rows_outer, rows = split(sch, spatial[-2], tile.num_rows)
     sch.reorder(*spatial[:-2], rows_outer, columns_outer, *window, rows, columns)
     task = parallel_outer(sch, spatial[:-2], work)
@@ -104,7 +132,7 @@ def _tile(
     if is_unrolled:
         for loop in window:
             sch.unroll(loop)
-    return task
+    return _Tiled(task, rows, tile.num_rows)
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ from lab.compile.schedules.tiling import (
     vectorize_last,
 )
 from lab.compile.targets.machine import Machine
+from lab.compile.tuning.decisions import Decisions
 
 REGISTERS = "local"
 PARALLEL = SERIAL_WORK + 1  # whatever is worth a Winograd is worth all cores
@@ -54,7 +55,7 @@ def schedule(kernel: Kernel, machine: Machine) -> Scheduled:
     last = _inline_epilogue(sch, blocks)
     task, block, vector = _tile_result(sch, last, plan, dilation, machine)
     _place(sch, blocks[OUTPUT_ROWS].handle, vector)
-    step, p_outer = _multiply(sch, blocks[PRODUCT], plan, machine, at=block)
+    step, p_outer = _multiply(sch, blocks[PRODUCT], plan, machine, kernel.decisions, at=block)
     _transform_input(sch, blocks, machine, at=None if plan.shared_input else task)
     func = sch.mod["main"]
     if packings and fetch_ahead(func.params[1], machine):
@@ -128,14 +129,16 @@ def _place(sch: Schedule, handle: Any, at: Any) -> None:
     sch.vectorize(lane)
 
 
-def _multiply(sch: Schedule, product: Block, plan: Plan, machine: Machine, *, at: Any) -> tuple[Any, Any]:
+def _multiply(
+    sch: Schedule, product: Block, plan: Plan, machine: Machine, decisions: Decisions, *, at: Any
+) -> tuple[Any, Any]:
     """The loops over steps of the reduction and over tiles of rows."""
     handle = product.handle
     sch.compute_at(handle, at)
     *_, row, column, p, k, c = sch.get_loops(handle)
     p_outer, p_inner = split(sch, p, plan.tile_rows)
     k_outer, k_inner = split(sch, k, plan.tile_columns)
-    c_steps, c_outer, c_inner = split_reduction(sch, c)
+    c_steps, c_outer, c_inner = split_reduction(sch, c, decisions)
     sch.reorder(row, column, k_outer, p_outer, c_steps, c_outer, c_inner, p_inner, k_inner)
     accumulate_in_registers(
         sch, product, [], machine, at=p_outer, rows=p_inner, columns=k_inner, first_reduction=c_steps

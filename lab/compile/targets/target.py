@@ -60,6 +60,14 @@ class Target:
         levels = tuple(level.with_precision(precision) for level in self.levels)
         return replace(self, spec=spec, tolerance=known[precision], levels=levels)
 
+    def with_threads(self, num_threads: int | None) -> Target:
+        """This target with schedules for so many threads; None leaves the number that targets of this kind assume."""
+        if num_threads is None or self.rules != "cpu":
+            return self
+        spec, machine = replace(self.spec, num_threads=num_threads), replace(self.machine, num_cores=num_threads)
+        levels = tuple(level.with_threads(num_threads) for level in self.levels)
+        return replace(self, spec=spec, machine=machine, levels=levels)
+
     @property
     def name(self) -> str:
         return self.spec.name

@@ -46,7 +46,7 @@ def parse_lines(content: bytes, name: str, *, horizon: int | None = None) -> Ite
             yield where, from_record(json.loads(line), where, horizon=horizon)
         except DataError as error:
             yield where, error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             yield where, DataError(f"{where} is no JSON", got=error, expected="one object per line (DAR-I2)")
 
 

@@ -6,6 +6,7 @@ Shape letters: D dynamic features, T time.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,6 +14,10 @@ from typing import Any
 import numpy as np
 
 from lab.core.errors import DataError
+
+_TIME = re.compile(r"\d{4}(-\d\d(-\d\d([ T]\d\d(:\d\d(:\d\d(\.\d+)?)?)?)?)?)?", re.ASCII)
+_LARGEST = float(np.finfo(np.float32).max)
+"""What the network's numbers can hold."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +52,11 @@ class Series:
 def parse_start(text: object, name: str) -> np.datetime64:
     """`YYYY-MM-DD HH:MM:SS` (the time may be left out) as datetime64[s]. Raises DataError."""
     try:
-        start: np.datetime64 = np.datetime64(str(text).strip(), "s")
+        given = str(text).strip()
+        start: np.datetime64 = np.datetime64(given if _TIME.fullmatch(given) else "NaT", "s")
     except ValueError:
         start = np.datetime64("NaT")
-    if np.isnat(start) or not str(text).strip()[:4].isdigit():
+    if np.isnat(start):
         raise DataError(
             f"{name}: 'start' is no time", got=text, expected="YYYY-MM-DD HH:MM:SS without a time zone (DAR-I2)"
         )
@@ -112,10 +118,13 @@ def _values(raw: Any, what: str, *, missing: bool = False) -> np.ndarray:
     """Numbers as float64 [n]; null and "NaN" become NaN where values may be missing. Raises DataError."""
     try:
         values = np.asarray([np.nan if value is None else float(value) for value in raw], np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{what} has something other than numbers", got=error) from error
-    if np.isinf(values).any() or (not missing and np.isnan(values).any()):
-        where = int(np.flatnonzero(~np.isfinite(values) if not missing else np.isinf(values))[0])
+    unusable = np.abs(values) > _LARGEST
+    if not missing:
+        unusable |= np.isnan(values)
+    if unusable.any():
+        where = int(np.flatnonzero(unusable)[0])
         expected = 'finite numbers, null or "NaN" (DAR-I3)' if missing else "finite numbers; none may be missing"
         raise DataError(f"{what} cannot be used", got=f"{values[where]} at position {where}", expected=expected)
     return values
@@ -132,6 +141,10 @@ def _dynamic(raw: Any, length: int, horizon: int | None, name: str) -> np.ndarra
     """Of a request, which may reach further than needed, everything is kept."""
     if raw is None:
         return None
+    if not isinstance(raw, list | tuple | np.ndarray):
+        raise DataError(
+            f"{name}: dynamic_feat is no list", got=type(raw).__name__, expected="a list per feature (DAR-I5)"
+        )
     rows = [_values(row, f"{name}: dynamic_feat[{index}]") for index, row in enumerate(raw)]
     wanted = length + (horizon or 0)
     for index, row in enumerate(rows):

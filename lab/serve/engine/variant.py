@@ -20,6 +20,8 @@ from lab.serve.config import VariantConfig
 from lab.serve.engine.batch import run_jobs
 from lab.serve.engine.gate import Passed, pass_gate
 from lab.serve.engine.model import ServedModel
+from lab.serve.engine.remote import PASSED, Forwarder, Health, RemoteModel, forward_jobs
+from lab.serve.engine.remote import opened as opened_model
 from lab.serve.engine.work import Answer, Job, Times, Work
 from lab.serve.protocols.errors import DrainingError, NotReadyError, QueueFullError
 from lab.serve.slab import Meter
@@ -43,6 +45,7 @@ class Variant:
         self._threads: list[threading.Thread] = []
         self._num_pending = 0
         self._draining = False
+        self._health = Health(config.remote) if config.remote is not None else None
         self._idle = asyncio.Event()
         self._idle.set()
         # What executors hold at most, beside what may wait.
@@ -66,7 +69,7 @@ class Variant:
 
     @property
     def is_ready(self) -> bool:
-        return self.model is not None and not self._draining
+        return self.model is not None and not self._draining and (self._health is None or self._health.is_up)
 
     @property
     def num_pending(self) -> int:
@@ -113,6 +116,8 @@ class Variant:
         await asyncio.get_running_loop().run_in_executor(None, self._join)
 
     def _join(self) -> None:
+        if self._health is not None:
+            self._health.close()
         for thread in self._threads:
             thread.join(timeout=10)
 
@@ -146,8 +151,8 @@ class Variant:
             # Threads the engine starts from here inherit it: shadows get the processor last.
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), SHADOW_NICENESS)
         try:
-            model = ServedModel(self.folder, self.config, self.steps)
-            passed = pass_gate(model)
+            model = opened_model(self.config, self.folder, self.steps, self._health)
+            passed = pass_gate(model) if self._health is None else PASSED
         except Exception as error:  # noqa: BLE001  goes to whoever asked for the variant
             loop.call_soon_threadsafe(opened.set_exception, error)
             return
@@ -155,7 +160,10 @@ class Variant:
         loop.call_soon_threadsafe(opened.set_result, None)
         while (jobs := self._take()) is not None:
             sizes: list[int] = []
-            run_jobs(model, jobs, sizes.append)
+            if isinstance(model, RemoteModel) and isinstance(model.runner, Forwarder):
+                forward_jobs(model, jobs, sizes.append)
+            else:
+                run_jobs(model, jobs, sizes.append)
             with contextlib.suppress(RuntimeError):  # the loop is gone: the process is ending
                 loop.call_soon_threadsafe(self._finish, jobs, sizes)
             del jobs

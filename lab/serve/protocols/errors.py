@@ -11,6 +11,7 @@ import secrets
 from dataclasses import dataclass
 
 from lab.core.errors import ArtifactError, ConfigError, DataError, LabError, UnsupportedError
+from lab.runtime.http_client import RemoteTimeoutError, UnreachableError
 from lab.serve.routing import NoTrafficError
 
 
@@ -96,6 +97,10 @@ class Failure:
 
 def to_serve_error(error: BaseException) -> tuple[LabError, bool]:
     """An error that may be shown, and whether the original must go to the log."""
+    if isinstance(error, UnreachableError):
+        return NotReadyError("the model's server cannot answer now"), False
+    if isinstance(error, RemoteTimeoutError):
+        return DeadlineError("the model's server did not answer in time"), False
     if isinstance(error, ServeError | DataError | UnsupportedError | ConfigError | ArtifactError | NoTrafficError):
         return error, False
     return ModelRaisedError(secrets.token_hex(6)), True

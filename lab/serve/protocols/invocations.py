@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -58,6 +58,8 @@ class InvocationWork:
     accept: str
     max_pixels: int
     keep_outputs: bool = False
+    forwarded: Mapping[str, str] = field(default_factory=dict)
+    """Headers for a model on another server."""
 
     def decode(self, model: ServedModel) -> Parsed:
         """Raises DataError, MediaTypeError, TooLargeError."""

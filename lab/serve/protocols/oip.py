@@ -18,6 +18,7 @@ import orjson
 from lab.core.errors import DataError
 from lab.core.interfaces import Arrays
 from lab.core.signature import Signature, TensorSpec
+from lab.runtime.remote_runner import DATATYPES
 from lab.serve.engine.model import ServedModel
 from lab.serve.engine.work import Answer, Parsed
 from lab.serve.protocols.http import JSON, parse_object
@@ -25,10 +26,6 @@ from lab.serve.protocols.tensors import check_feed, check_shape, from_bytes, fro
 
 HEADER_LENGTH = "inference-header-content-length"
 BINARY = "application/octet-stream"
-DATATYPES = {
-    "bool": "BOOL", "uint8": "UINT8", "uint16": "UINT16", "uint32": "UINT32", "uint64": "UINT64", "int8": "INT8",
-    "int16": "INT16", "int32": "INT32", "int64": "INT64", "float16": "FP16", "float32": "FP32", "float64": "FP64",
-}  # fmt: skip
 MAX_TENSORS = 64
 
 
@@ -110,10 +107,11 @@ def _read_inputs(signature: Signature, document: Mapping[str, Any], binary: memo
     specs = {spec.name: spec for spec in signature.inputs}
     feed: Arrays = {}
     for entry in entries:
-        if not isinstance(entry, dict) or entry.get("name") not in specs or entry["name"] in feed:
-            got = entry.get("name") if isinstance(entry, dict) else entry
+        name = entry.get("name") if isinstance(entry, dict) else None
+        if not isinstance(name, str) or name not in specs or name in feed:
+            got = entry if name is None else name
             raise DataError("an input is unknown or given twice", got=repr(got)[:60], expected=", ".join(specs))
-        spec = specs[entry["name"]]
+        spec = specs[name]
         feed[spec.name], binary = _read_input(spec, entry, binary)
     if len(binary):
         raise DataError("there are bytes after the last tensor", got=len(binary))

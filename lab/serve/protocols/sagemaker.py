@@ -69,7 +69,9 @@ class SageMaker:
         accept = request.header("accept") or ""
 
         def work(variant: Variant, keep: bool) -> Work:
-            return InvocationWork(body, request.content_type, accept, self.config.limits.image_pixels, keep)
+            remote = variant.config.remote
+            forwarded = {name: value for name in remote.forward if (value := request.header(name))} if remote else {}
+            return InvocationWork(body, request.content_type, accept, self.config.limits.image_pixels, keep, forwarded)
 
         target = request.header(_PREFIX + "target-variant")
         client_id = checked_id(request.header(_PREFIX + "inference-id"), "the inference id")

@@ -23,19 +23,22 @@ def _read(record: bytes, *, is_csv: bool) -> Any:
     try:
         text = record.decode("utf-8")
         return next(csv.reader([text]), []) if is_csv else json.loads(text)
-    except (UnicodeDecodeError, ValueError, csv.Error) as error:
+    except (UnicodeDecodeError, ValueError, RecursionError, csv.Error) as error:
         kind = "CSV" if is_csv else "JSON"
         raise DataError(f"a record is no {kind}", got=f"{record[:60]!r} ({error})") from error
 
 
 def _write(value: Any, *, is_csv: bool) -> bytes:
     if not is_csv:
-        return json.dumps(value, ensure_ascii=False).encode()
+        try:
+            return json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:  # half of a surrogate pair stays the escape that it was
+            return json.dumps(value).encode()
     columns = value if isinstance(value, list) else list(value.values()) if isinstance(value, dict) else [value]
     cells = [cell if isinstance(cell, str) else json.dumps(cell, ensure_ascii=False) for cell in columns]
     text = io.StringIO()
     csv.writer(text, lineterminator="").writerow(cells)
-    return text.getvalue().encode()
+    return text.getvalue().encode(errors="replace")
 
 
 class Joiner:

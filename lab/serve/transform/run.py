@@ -78,10 +78,12 @@ class Job:
         joiner = Joiner(self.config)
         waiting: deque[tuple[list[bytes], Future[Reply]]] = deque()
         try:
-            for records in requests_of(records_of(file, name, self.config.split_type), self.config, name):
-                body = body_of([joiner.filtered(record) for record in records], self.config.split_type)
+            config = self.config
+            found = records_of(file, name, config.split_type, config.max_payload_bytes)
+            for records in requests_of(found, config, name):
+                body = body_of([joiner.filtered(record) for record in records], config.split_type)
                 waiting.append((records, self.pool.submit(self._tried, body)))
-                if len(waiting) > self.config.max_concurrent_transforms:
+                if len(waiting) > config.max_concurrent_transforms:
                     yield self._taken(joiner, waiting.popleft())
             while waiting:
                 yield self._taken(joiner, waiting.popleft())

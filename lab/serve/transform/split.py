@@ -18,19 +18,29 @@ def open_input(path: Path, compression: str) -> BinaryIO:
     return cast(BinaryIO, gzip.open(path, "rb")) if compression == "Gzip" else path.open("rb")
 
 
-def records_of(file: BinaryIO, name: str, split: SplitType) -> Iterator[bytes]:
+def records_of(file: BinaryIO, name: str, split: SplitType, limit: int | None = None) -> Iterator[bytes]:
     """The records: lines without their ends (empty ones left out), RecordIO payloads, or the whole file.
 
+    Args:
+        limit: bytes of a record; of a longer one no more is read (a few kilobytes of gzip can hold gigabytes).
+
     Raises:
-        DataError: truncated, not RecordIO, not gzip, or not readable.
+        DataError: truncated, not RecordIO, not gzip, not readable, or a record beyond the limit.
     """
+    most = -1 if limit is None else limit + len(b"\r\n") + 1
     try:
         if split == "Line":
-            yield from (line for raw in file if (line := raw.rstrip(b"\r\n")))
+            for number, raw in enumerate(iter(lambda: file.readline(most), b""), 1):
+                line = raw.rstrip(b"\r\n")
+                check_size(len(line), limit, number, name)
+                if line:
+                    yield line
         elif split == "RecordIO":
             yield from _payloads(file, name)
         else:
-            yield file.read()
+            whole = file.read(most)
+            check_size(len(whole), limit, 1, name)
+            yield whole
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"{name} is no whole gzip file", got=str(error)) from error
     except OSError as error:
@@ -64,11 +74,7 @@ def requests_of(records: Iterable[bytes], config: TransformConfig, name: str) ->
     size = 0
     for number, record in enumerate(records, 1):
         length = _framed_bytes(record, config.split_type)
-        if limit is not None and length > limit:
-            raise DataError(
-                f"record {number} of {name} is larger than a request may be", got=f"{length} bytes",
-                expected=f"{limit} at most", hint="a split type that makes smaller records, or a larger max_payload_mb",
-            )  # fmt: skip
+        check_size(length, limit, number, name)
         if group and (config.batch_strategy == "SingleRecord" or (limit is not None and size + length > limit)):
             yield group
             group, size = [], 0
@@ -76,6 +82,15 @@ def requests_of(records: Iterable[bytes], config: TransformConfig, name: str) ->
         size += length
     if group:
         yield group
+
+
+def check_size(size: int, limit: int | None, number: int, name: str) -> None:
+    """Raises DataError when a record is larger than a request may be."""
+    if limit is not None and size > limit:
+        raise DataError(
+            f"record {number} of {name} is larger than a request may be", got=f"{size} bytes or more",
+            expected=f"{limit} at most", hint="a split type that makes smaller records, or a larger max_payload_mb",
+        )  # fmt: skip
 
 
 def _framed_bytes(record: bytes, split: SplitType) -> int:

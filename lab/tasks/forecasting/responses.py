@@ -123,7 +123,7 @@ def write_response(
     raise DataError("the response cannot be sent in that form", got=accept, expected=", ".join(ACCEPTS))
 
 
-def read_request(body: bytes, content_type: str = ACCEPTS[0], *, horizon: int | None = None) -> Request:
+def read_request(body: bytes, content_type: str = ACCEPTS[0], *, horizon: int = 0) -> Request:
     """A request in either form (DAR-O5, O7); JSON Lines take their configuration from DEEPAR_INFERENCE_CONFIG.
 
     Args:
@@ -162,7 +162,7 @@ def _environment() -> dict[str, Any]:
 def _json(body: bytes, what: str) -> Any:
     try:
         return json.loads(body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{what} is no JSON", got=error) from error
 
 
@@ -185,8 +185,8 @@ def _configuration(raw: Any, where: str) -> dict[str, Any]:
 
 def checked_types(raw: Any) -> tuple[str, ...]:
     """Raises DataError when something else than mean, quantiles and samples is asked for."""
-    names = (raw,) if isinstance(raw, str) else tuple(raw or ())
-    if not names or set(names) - set(OUTPUT_TYPES):
+    names = tuple(raw) if isinstance(raw, list | tuple) else (raw,)
+    if not names or not all(isinstance(name, str) and name in OUTPUT_TYPES for name in names):
         raise DataError("output_types cannot be used", got=raw, expected=", ".join(OUTPUT_TYPES))
     return names
 

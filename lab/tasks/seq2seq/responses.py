@@ -134,6 +134,10 @@ def _text(document: Any, key: str, name: str) -> str:
         raise DataError(f"{name} is not understood", got=repr(document)[:80], expected=f'{{"{key}": "a text"}}')
     if not document[key].strip():
         raise DataError(f"{name} is empty", got=repr(document[key]), expected="at least one token")
+    try:
+        document[key].encode()
+    except UnicodeEncodeError as error:  # JSON can write half of a surrogate pair, which is no character
+        raise DataError(f"{name} is no Unicode text", got=str(error)[:100]) from error
     return str(document[key])
 
 
