@@ -23,6 +23,11 @@ GRAPHS: dict[str, tuple[int, str]] = {
         23,
         "(float[2,4,4,8] x, float[2,2,6,8] k) => (float[2,4,4,8] y) { y = Attention <is_causal = 1> (x, k, k) }",
     ),
+    "Attention with a past and without a mask": (
+        23,
+        """(float[1,2,3,8] x, float[1,2,2,8] p) => (float[1,2,3,8] y)
+        { y, key, value = Attention (x, x, x, , p, p) }""",
+    ),
     "RotaryEmbedding": (
         23, "(float[1,2,3,8] x, float[1,3,4] c, float[1,3,4] s) => (float[1,2,3,8] y) { y = RotaryEmbedding (x, c, s) }"
     ),

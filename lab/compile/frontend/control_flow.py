@@ -38,6 +38,10 @@ def _fresh(model: onnx.ModelProto) -> Iterator[str]:
     return (f"unrolled.{number}" for number in count(len(model.graph.node) + len(model.graph.initializer)))
 
 
+def _opset(model: onnx.ModelProto) -> int:
+    return next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+
+
 def _attribute(node: onnx.NodeProto, name: str) -> onnx.AttributeProto | None:
     return next((attribute for attribute in node.attribute if attribute.name == name), None)
 
@@ -92,6 +96,8 @@ def _scan(
     body, number = _attribute(node, "body"), _attribute(node, "num_scan_inputs")
     assert body is not None
     assert number is not None
+    if _opset(model) < 9:
+        return None  # Scan over batches, with lengths
     num_states = len(node.input) - number.i
     sequences, states = list(node.input[num_states:]), list(node.input[:num_states])
     axes_in, axes_out, back_in, back_out = (
@@ -200,8 +206,7 @@ def _stacked(
 ) -> list[onnx.NodeProto]:
     """`name` is the parts along a new axis."""
     nodes, rows = [], []
-    version = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
-    axes = _constant(model, np.array([axis], np.int64), names) if version >= 13 else ""
+    axes = _constant(model, np.array([axis], np.int64), names) if _opset(model) >= 13 else ""
     for part in parts:
         rows.append(next(names))
         node = helper.make_node("Unsqueeze", [part, axes] if axes else [part], [rows[-1]])

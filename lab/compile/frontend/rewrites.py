@@ -131,9 +131,12 @@ def _qlinear_matmul(r: Rewriting) -> bool:
     scale = r.known.shapes.get(r.input(4))
     if scale is None or int(np.prod(scale)) != 1 or int(np.prod(r.known.shapes.get(r.input(1), [2]))) != 1:
         return False  # scales of rows or columns
-    a = r.op("DequantizeLinear", r.input(0), r.input(1), r.input(2))
-    b = r.op("DequantizeLinear", r.input(3), r.input(4), r.input(5))
-    r.op("QuantizeLinear", r.op("MatMul", a, b), r.input(6), r.input(7), output=r.node.output[0])
+    scales = [r.input(1), r.input(4), r.input(6)]
+    if r.known.types.get(scales[0]) == TensorProto.FLOAT16:  # the products are whole numbers beyond float16's range
+        scales = [r.op("Cast", scale, to=TensorProto.FLOAT) for scale in scales]
+    a = r.op("DequantizeLinear", r.input(0), scales[0], r.input(2))
+    b = r.op("DequantizeLinear", r.input(3), scales[1], r.input(5))
+    r.op("QuantizeLinear", r.op("MatMul", a, b), scales[2], r.input(7), output=r.node.output[0])
     return True
 
 
