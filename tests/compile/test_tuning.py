@@ -156,7 +156,8 @@ def test_levels_of_a_bundle_take_each_their_own_records(tmp_path: Path) -> None:
     for level, tile in ((high, [1, 16]), (low, [2, 16])):
         (choice,) = options.choices(level).values()
         assert choice.parameters == {"tile": tile}
-    assert options.records and options.records.fingerprint
+    assert options.records
+    assert options.records.fingerprint
 
 
 def test_machine_key_names_the_cpu_only_where_code_is_for_this_machine() -> None:
