@@ -13,7 +13,8 @@ import tvm.tirx.script.builder as T
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx import PrimFunc
 
-from lab.compile.kernels import activations, emit
+from lab.compile.kernels import emit
+from lab.compile.kernels.vector_math import sigmoid, tanh
 from lab.compile.kernels.recurrent import NAME, Arguments, Layer
 
 UNROLL = 4
@@ -179,11 +180,11 @@ class _Loop:
             before = T.bind(self.c[at])
             if self.layer.peephole:
                 i, f = i + self._extra(place, 0, lane) * before, f + self._extra(place, 2, lane) * before
-            kept = T.bind(activations.sigmoid(f) * before)
-            after = T.bind(kept + activations.sigmoid(i) * activations.tanh(g))
+            added = sigmoid(i, T.bind) * tanh(g, T.bind)
+            after = self._stored(m, 3, lane, sigmoid(f, T.bind) * before + added)
             if self.layer.peephole:
                 o = o + self._extra(place, 1, lane) * after
-            out = T.bind(activations.sigmoid(o) * activations.tanh(after))
+            out = self._stored(m, 1, lane, sigmoid(o, T.bind) * tanh(after, T.bind))
             T.buffer_store(self.c, T.Select(self._live(place, m), after, before), list(at))
             self._store(place, m, lane, out)
 
@@ -191,26 +192,39 @@ class _Loop:
         self._gates(place, (0, 1, 2), bias_of=2)
         for m, lane, (z, r, n) in self._each(3):
             of_input = self._input(place, m, 2, lane)
-            hidden = T.bind(activations.tanh(of_input + activations.sigmoid(r) * n))
-            self._mix(place, m, lane, activations.sigmoid(z), hidden)
+            inner = self._stored(m, 1, lane, of_input + sigmoid(r, T.bind) * n)
+            hidden = self._stored(m, 2, lane, tanh(inner, T.bind))
+            self._mix(place, m, lane, self._stored(m, 0, lane, sigmoid(z, T.bind)), hidden)
 
     def _gru_reset(self, place: _Place) -> None:
         self._gates(place, (0, 1))
         for m, lane, (z, r) in self._each(2):
             at = [place.d, place.row + m, self._unit(place, lane)]
-            T.buffer_store(self.c, activations.sigmoid(z), at)
-            T.buffer_store(self.reset, activations.sigmoid(r) * self._before(place, m, lane), at)
+            T.buffer_store(self.c, sigmoid(z, T.bind), at)
+            T.buffer_store(self.reset, sigmoid(r, T.bind) * self._before(place, m, lane), at)
 
     def _gru_hidden(self, place: _Place) -> None:
         self._gates(place, (2,), source="reset")
         for m, lane, (n,) in self._each(1):
             z = self.c[place.d, place.row + m, self._unit(place, lane)]
-            self._mix(place, m, lane, z, T.bind(activations.tanh(n)))
+            self._mix(place, m, lane, z, self._stored(m, 0, lane, tanh(n, T.bind)))
 
     def _rnn(self, place: _Place) -> None:
         self._gates(place, (0,))
         for m, lane, (gate,) in self._each(1):
-            self._store(place, m, lane, T.bind(activations.BY_NAME[self.layer.activation](gate)))
+            self._store(place, m, lane, self._stored(m, 0, lane, self._activate(gate)))
+
+    def _stored(self, m: Any, slot: int, lane: Any, value: Any) -> Any:
+        """The value by way of a gate that is used up.
+
+        TVM's analyses put the values of variables in their place, and grow exponentially with functions of functions.
+        """
+        T.buffer_store(self.gates, value, [m, slot, lane])
+        return self.gates[m, slot, lane]
+
+    def _activate(self, x: Any) -> Any:
+        known = {"Tanh": tanh, "Sigmoid": sigmoid, "Relu": lambda x, bind: T.max(x, T.float32(0))}
+        return known[self.layer.activation](x, T.bind)
 
     def _mix(self, place: _Place, m: Any, lane: Any, z: Any, hidden: Any) -> None:
         self._store(place, m, lane, T.bind(hidden + z * (self._before(place, m, lane) - hidden)))

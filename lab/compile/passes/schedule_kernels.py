@@ -10,6 +10,7 @@ from tvm.ir import GenericConst, GlobalVar, IRModule
 from tvm.tirx import PrimFunc
 
 from lab.compile.cost import kernel_cost
+from lab.compile.passes.vector_math import vector_math
 from lab.compile.report import BY_RECORD, KernelRow
 from lab.compile.schedules import CPU_RULES, GPU_RULES, LIBRARY, NAIVE
 from lab.compile.schedules.kernel import DoesNotFit, Kernel, Packing, Scheduled
@@ -60,6 +61,15 @@ def schedule_kernel(
     row = KernelRow(kernel.name, cost.op_kind, NAIVE, flops=cost.flops, num_bytes=cost.num_bytes)
     if forbidden is not None:
         return None, replace(row, reason=forbidden)
+    scheduled, row = _with_choice(kernel, target, row, choices)
+    if scheduled is not None and target.rules == "cpu":
+        scheduled = replace(scheduled, func=vector_math(scheduled.func))
+    return scheduled, row
+
+
+def _with_choice(
+    kernel: Kernel, target: Target, row: KernelRow, choices: Choices
+) -> tuple[Scheduled | None, KernelRow]:
     choice = choices.get(identity_of(kernel.func, kernel.constant_args)) if choices.known else None
     if choice is not None:
         try:
