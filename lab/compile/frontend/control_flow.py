@@ -39,7 +39,7 @@ def _fresh(model: onnx.ModelProto) -> Iterator[str]:
 
 
 def _opset(model: onnx.ModelProto) -> int:
-    return next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    return int(next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")))
 
 
 def _attribute(node: onnx.NodeProto, name: str) -> onnx.AttributeProto | None:

@@ -14,8 +14,8 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx import PrimFunc
 
 from lab.compile.kernels import emit
-from lab.compile.kernels.vector_math import sigmoid, tanh
 from lab.compile.kernels.recurrent import NAME, Arguments, Layer
+from lab.compile.kernels.vector_math import sigmoid, tanh
 
 UNROLL = 4
 
@@ -223,8 +223,9 @@ class _Loop:
         return self.gates[m, slot, lane]
 
     def _activate(self, x: Any) -> Any:
-        known = {"Tanh": tanh, "Sigmoid": sigmoid, "Relu": lambda x, bind: T.max(x, T.float32(0))}
-        return known[self.layer.activation](x, T.bind)
+        if self.layer.activation == "Relu":
+            return T.max(x, T.float32(0))
+        return {"Tanh": tanh, "Sigmoid": sigmoid}[self.layer.activation](x, T.bind)
 
     def _mix(self, place: _Place, m: Any, lane: Any, z: Any, hidden: Any) -> None:
         self._store(place, m, lane, T.bind(hidden + z * (self._before(place, m, lane) - hidden)))

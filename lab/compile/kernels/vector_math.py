@@ -1,11 +1,11 @@
 """exp, log, tanh, sigmoid and erf of float32 as polynomials and rational functions, so that they run in vectors.
 
 CPUs have no such instructions: for a vector, TVM emits one call of libm per lane. How far each is from float64 is
-measured, and held, by tests/compile/test_vector_math.py. Beyond float32's range, and for NaN, results are libm's, except
-that exp gives 0 where it would be below 2^-125, and log takes what is below 2^-126 for it.
+measured, and held, by tests/compile/test_vector_math.py. Beyond float32's range, and for NaN, results are libm's, but
+exp gives 0 where it would be below 2^-125, and log takes what is below 2^-126 for it.
 
-Every function takes an expression and `bind`, which gives a value that is used more than once a variable. Expressions with
-variables inside (`tirx.Let`) would do without, but TVM's analyses of nested ones take exponential time.
+Every function takes an expression and `bind`, which gives a value that is used more than once a variable. Expressions
+with variables inside (`tirx.Let`) would do without, but TVM's analyses of nested ones take exponential time.
 """
 
 from __future__ import annotations

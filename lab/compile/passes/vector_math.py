@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 import tvm_ffi
 from tvm import tirx
 from tvm.ir import Call, TensorLoad
@@ -74,7 +76,7 @@ def _has_conditional_call(value: Expr) -> bool:
     return any(_calls(branch, FUNCTIONS) for call in _calls(value, (CONDITIONAL,)) for branch in call.args[1:])
 
 
-def _calls(value: Expr, names: object) -> list[Call]:
+def _calls(value: Expr, names: Container[str]) -> list[Call]:
     found: list[Call] = []
     tvm_ffi.structural_walk(value, (Call, lambda call: found.append(call)))
     return [call for call in found if _name(call) in names]
