@@ -114,6 +114,7 @@ def fuse_passes() -> list[Any]:
     """TVM's passes of the phase "fuse"."""
     t = relax.transform
     return [
+        t.CanonicalizeBindings(),  # parts of tuples made by replacements: nothing fuses across a tuple
         DispatchSampling(),
         DispatchSortScan(),
         t.LegalizeOps(),

@@ -227,6 +227,20 @@ def test_a_dense_head_that_is_the_output_is_padded(tmp_path: Path, run_compiled,
     np.testing.assert_allclose(actual, expected, atol=1e-5)
 
 
+def test_parts_of_a_split_join_what_reads_them(tmp_path: Path, run_compiled, run_onnx) -> None:  # type: ignore[no-untyped-def]
+    model = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["": 18]> g (float[4,48] x) => (float[4,16] y)
+        { i, f, g = Split <axis = -1, num_outputs = 3> (x)
+          a = Sigmoid (i) b = Tanh (f) c = Mul (a, b) y = Add (c, g) }"""
+    )
+    path = tmp_path / "split.onnx"
+    onnx.save(model, path)
+    compiled = compile_onnx(path, resolve_target("x86"), progress=lambda message: None)
+    assert len(compiled.report.rows) == 1
+    x = np.random.default_rng(0).standard_normal((4, 48)).astype(np.float32)
+    np.testing.assert_allclose(run_compiled(compiled, x)[0], run_onnx(path, {"x": x})[0], atol=1e-6)
+
+
 def test_relu6_joins_its_convolution() -> None:
     g = Graph([1, 3, 7, 5])
     low, high = g.constant(np.float32(0)), g.constant(np.float32(6))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import accumulate
 from math import prod
 from typing import Any
 
@@ -22,7 +23,7 @@ Replace = Callable[[Any, Any, Machine, Decisions], Any]
 
 
 def replace_operators(mod: IRModule, machine: Machine, choices: Choices | None = None) -> IRModule:
-    """`topk`, bilinear `resize2d` and 3x3 `conv2d` as calls of kernels that `lab.compile.kernels` defines.
+    """`topk`, bilinear `resize2d` and 3x3 `conv2d` as calls of kernels of `lab.compile.kernels`, `split` as slices.
 
     A convolution stays what it is where Winograd's form would not pay on `machine`, unless `choices` know better.
     """
@@ -56,6 +57,21 @@ def _resize(builder: Any, call: Any, machine: Machine, decisions: Decisions) -> 
     return resize.legalize(builder, call)
 
 
+def _split(builder: Any, call: Any, machine: Machine, decisions: Decisions) -> Any | None:
+    """A slice for each part: slices fuse with what reads them, a kernel of several outputs with nothing."""
+    (x,), axis = call.args, int(call.attrs.axis) % len(call.args[0].ty.shape)
+    sizes: list[Any] = [getattr(part.shape[axis], "value", None) for part in call.ty.fields]
+    if None in sizes:
+        return None
+    ends = list(accumulate(sizes))
+    return relax.Tuple(
+        [
+            builder.emit(relax.op.strided_slice(x, [axis], [end - size], [end]))
+            for size, end in zip(sizes, ends, strict=True)
+        ]
+    )
+
+
 def _convolution(builder: Any, call: Any, machine: Machine, decisions: Decisions) -> Any | None:
     """Winograd's form of a 3x3 convolution of stride 1 with constant weights, or None where it does not pay."""
     conv = _as_winograd(call)
@@ -86,7 +102,9 @@ def _as_winograd(call: Any) -> Convolution | None:
     return Convolution(batch, y, v, channels, k, height, width, top, left, dilation[0])
 
 
-TABLE: dict[str, Replace] = {"relax.topk": _top_k, "relax.image.resize2d": _resize, "relax.nn.conv2d": _convolution}
+TABLE: dict[str, Replace] = {
+    "relax.topk": _top_k, "relax.image.resize2d": _resize, "relax.nn.conv2d": _convolution, "relax.split": _split,
+}  # fmt: skip
 
 
 @relax.expr_functor.mutator
