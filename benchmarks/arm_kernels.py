@@ -33,7 +33,8 @@ from benchmarks.arm_loops import peak as peak_of
 from benchmarks.compile_latency import OPSET, SUBJECTS, Subject
 from lab.artifacts.files import write_json
 from lab.artifacts.manifest import Entry, Manifest, now
-from lab.compile.build import Compiled, compile_onnx, write_library
+from lab.compile.build import Compiled, compile_onnx
+from lab.compile.link import write_library
 from lab.compile.report import KernelRow
 from lab.compile.targets import Target, resolve_target
 from lab.core.compare import difference

@@ -29,7 +29,8 @@ from torch import Tensor, nn
 
 from lab.artifacts.files import write_json
 from lab.artifacts.manifest import Manifest, now
-from lab.compile.build import compile_onnx, write_library
+from lab.compile.build import compile_onnx
+from lab.compile.link import write_library
 from lab.compile.targets import resolve_target
 from lab.core.compare import difference
 from lab.core.host import cpu_name, num_cores, versions

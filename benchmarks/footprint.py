@@ -26,7 +26,8 @@ from packaging.requirements import Requirement
 
 from lab.artifacts.files import write_json
 from lab.artifacts.manifest import Manifest, now
-from lab.compile.build import compile_onnx, write_library
+from lab.compile.build import compile_onnx
+from lab.compile.link import write_library
 from lab.compile.targets import resolve_target
 from lab.core.host import cpu_arch, cpu_name, versions
 from lab.core.signature import Signature, TensorSpec

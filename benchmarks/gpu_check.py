@@ -401,7 +401,8 @@ def prepare_model(name: str, folder: Path) -> None:
     import torch
     import torchvision
 
-    from lab.compile.build import compile_onnx, write_library
+    from lab.compile.build import compile_onnx
+    from lab.compile.link import write_library
     from lab.compile.targets import resolve_target
     from lab.core.signature import Signature, TensorSpec
     from lab.export.onnx_export import export_onnx

@@ -81,7 +81,8 @@ def models(folder: Path) -> tuple[Path, Path]:
     from torchvision.models import resnet18
 
     from lab.artifacts.manifest import Manifest
-    from lab.compile.build import compile_onnx, write_library
+    from lab.compile.build import compile_onnx
+    from lab.compile.link import write_library
     from lab.compile.targets import resolve_target
 
     export.mkdir(parents=True, exist_ok=True)

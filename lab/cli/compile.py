@@ -73,8 +73,8 @@ def command(
     from lab.pipelines.compile_source import CompileOptions
     from lab.pipelines.context import OpenRun
 
-    if records is not None and no_records:
-        raise ConfigError("both --tuning-records and --no-tuning-records were given", expected="one of them")
+    not_both(run is not None and onnx is not None, "a run and --onnx")
+    not_both(records is not None and no_records, "--tuning-records and --no-tuning-records")
     options = CompileOptions(
         batch_sizes=tuple(sorted(set(batch or [1]))),
         input_shapes=parse_shapes(shape or []),
@@ -90,12 +90,15 @@ def command(
         use_records=not no_records,
     )
     if onnx is not None:
-        if run is not None:
-            raise ConfigError("both a run and --onnx were given", expected="one of them")
         report = compile_file(onnx, target, output, options)
     else:
         report = compile_run(OpenRun.find(run or "latest", Path(runs_dir)), target, options)
     emit(report.to_dict(), as_json, lambda: _render(report, kernels))
+
+
+def not_both(given: bool, names: str) -> None:
+    if given:
+        raise ConfigError(f"both {names} were given", expected="one of them")
 
 
 def parse_shapes(texts: list[str]) -> dict[str, list[int]]:

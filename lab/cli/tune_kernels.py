@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lab.cli.compile import parse_shapes
+from lab.cli.compile import not_both, parse_shapes
 from lab.cli.output import JsonFlag, RunsDir, emit, lines, quiet_if, table
-from lab.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from lab.pipelines.tune_kernels import TuneReport
+    from lab.pipelines.tune_report import TuneReport
 
 
 def command(
@@ -71,9 +70,8 @@ def command(
         rpc=rpc,
         force=force,
     )
+    not_both(run is not None and onnx is not None, "a run and --onnx")
     if onnx is not None:
-        if run is not None:
-            raise ConfigError("both a run and --onnx were given", expected="one of them")
         report = tune_file(onnx, target, options)
     else:
         report = tune_run(OpenRun.find(run or "latest", Path(runs_dir)), target, options)

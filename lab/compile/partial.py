@@ -11,12 +11,13 @@ import onnx
 from onnx import helper
 
 from lab.artifacts.manifest import Part
-from lab.compile.build import Built, Compiled, build_module, compile_onnx, export_library, sizes_of
+from lab.compile.build import Built, Compiled, build_module, compile_onnx, sizes_of
 from lab.compile.frontend.known import Known, known_of
 from lab.compile.frontend.onnx_import import import_model, load_model, prepare
 from lab.compile.frontend.operators import unsupported_operators
 from lab.compile.frontend.refusals import facts_of, why_refused
 from lab.compile.frontend.shapes import BATCH, signature_of, with_shapes
+from lab.compile.link import export_library
 from lab.compile.pipeline import simplify_graph
 from lab.compile.report import KernelReport
 from lab.compile.split import PartGraph, key, label, split

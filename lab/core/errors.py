@@ -95,3 +95,9 @@ class StorageError(LabError):
 
 class TrackingError(LabError):
     kind = "tracking"
+
+
+def last_line(error: BaseException, max_chars: int = 200) -> str:
+    """What a library's long message ends with, which is where TVM and compilers say what is wrong."""
+    lines = str(error).strip().splitlines()
+    return lines[-1].strip()[:max_chars] if lines else type(error).__name__

@@ -131,7 +131,7 @@ def _read_report(folder: Path) -> dict[str, Any]:
 
 
 def _build(source: Source, target: Target, folder: Path, parents: dict[str, str], options: CompileOptions) -> Manifest:
-    from lab.compile.build import write_library
+    from lab.compile.link import write_library
     from lab.compile.report import KernelReport
 
     stages = Stages()

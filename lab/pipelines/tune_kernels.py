@@ -5,21 +5,22 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lab.artifacts.files import write_json
-from lab.artifacts.manifest import MAIN, now
+from lab.artifacts.manifest import MAIN
 from lab.core.errors import ConfigError, IncompatibleError
-from lab.core.host import num_cores, versions
+from lab.core.host import num_cores
 from lab.core.progress import bar, say, warn
 from lab.pipelines.compile_source import BATCH, Source, manifest_beside
 from lab.pipelines.context import OpenRun
 from lab.pipelines.export import export
 from lab.pipelines.quantize import quantized
+from lab.pipelines.tune_report import TunedRow, TuneReport, key_of, record_of, row_of
 from lab.runtime import threads
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
 DEFAULT_TRIALS = 64
 REPORT_NAME = "tuning.json"
-RECORDED_VERSIONS = ("lab", "apache-tvm")
 
 
 @dataclass(frozen=True)
@@ -47,37 +47,6 @@ class TuneOptions:
     records_path: Path | None = None
     rpc: str | None = None
     force: bool = False
-
-
-@dataclass(frozen=True)
-class TunedRow:
-    """One kernel: times of one call. `status` is "tuned", "not beaten", "done before", "failed" or "left"."""
-
-    kernel: str
-    rule: str
-    num_calls: int
-    status: str
-    default_ms: float | None = None
-    tuned_ms: float | None = None
-    gain: float = 1.0
-    choice: Mapping[str, Any] | None = None
-    num_trials: int = 0
-
-
-@dataclass
-class TuneReport:
-    """What `lab tune-kernels` tells."""
-
-    target: str
-    path: Path
-    rows: list[TunedRow] = field(default_factory=list)
-
-    @property
-    def num_left(self) -> int:
-        return sum(row.status == "left" for row in self.rows)
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"target": self.target, "records": str(self.path), "kernels": [asdict(row) for row in self.rows]}
 
 
 def tune_run(opened: OpenRun, target_spec: str, options: TuneOptions) -> TuneReport:
@@ -207,16 +176,16 @@ class _Session:
         from lab.compile.tuning.decisions import Choice
 
         elsewhere = [record for path in self.others for record in self._read(path)] + self.own
-        same = [r for r in reversed(elsewhere) if r.key[:3] == _key(task) and r.machine != self.machine and r.choice]
+        same = [r for r in reversed(elsewhere) if r.key[:3] == key_of(task) and r.machine != self.machine and r.choice]
         unique = {repr(record.choice): record for record in same}
         return [Choice(record.rule, record.choice or {}) for record in unique.values()]
 
     def tune(self, tasks: Sequence[Task]) -> None:
         done = {} if self.options.force else {record.key: record for record in self.own}
-        keys = {task: (*_key(task), self.machine) for task in tasks}
+        keys = {task: (*key_of(task), self.machine) for task in tasks}
         before = [task for task in tasks if keys[task] in done]
         for task in before:
-            self.report.rows.append(_row(task, done[keys[task]], "done before"))
+            self.report.rows.append(row_of(task, done[keys[task]], "done before"))
         if before:
             say(f"{len(before)} of {len(tasks)} are tuned already (--force repeats them)")
         todo = [task for task in tasks if keys[task] not in done]
@@ -244,13 +213,13 @@ class _Session:
             found = search.run(opened)
         except BudgetSpent:
             return left
-        record = _record(task, self.machine, found)
+        record = record_of(task, self.machine, found)
         if record is None:
             warn(f"{title}: not one candidate could be measured: {'; '.join(found.failures[:1])}")
             return replace(left, status="failed", num_trials=found.num_trials)
         self.own = [*(each for each in self.own if each.key != record.key), record]
         self._write()
-        row = _row(task, record, "tuned" if record.choice else "not beaten")
+        row = row_of(task, record, "tuned" if record.choice else "not beaten")
         told = f"{row.gain:.2f} times faster, {row.choice}" if record.choice else "the rule's parameters stay"
         failed = f"; {len(found.failures)} candidates failed, e.g. {found.failures[0]}" if found.failures else ""
         say(f"{title}: {record.default_ms:.4g} ms, {told} ({found.num_trials} trials{failed})")
@@ -260,42 +229,6 @@ class _Session:
         from lab.compile.tuning.records import write_records
 
         write_records(self.report.path, self.own)
-
-
-def _key(task: Task) -> tuple[str, tuple[str, ...], str]:
-    return task.identity.kernel, task.identity.arguments, task.identity.body
-
-
-def _record(task: Task, machine: MachineKey, found: Any) -> Record | None:
-    """None where nothing was measured: not even that the rule was not beaten is known then."""
-    from lab.compile.tuning.records import Record
-
-    if found.comparison is None:
-        return None
-    kernel, arguments, body = _key(task)
-    choice = found.choice
-    installed = versions()
-    return Record(
-        kernel=kernel,
-        arguments=arguments,
-        body=body,
-        machine=machine,
-        rule=task.rule,
-        choice=choice.parameters if choice else None,
-        default_ms=round(found.comparison.default_ms, 5),
-        tuned_ms=round(found.comparison.candidate_ms, 5) if choice else None,
-        gain=choice.gain if choice else 1.0,
-        num_trials=found.num_trials,
-        created=now(),
-        versions={name: installed[name] for name in RECORDED_VERSIONS if name in installed},
-    )
-
-
-def _row(task: Task, record: Record, status: str) -> TunedRow:
-    return TunedRow(
-        task.name, task.rule, task.num_calls, status, record.default_ms, record.tuned_ms, record.gain, record.choice,
-        record.num_trials,
-    )  # fmt: skip
 
 
 def _track(opened: OpenRun, report: TuneReport, options: TuneOptions) -> None:

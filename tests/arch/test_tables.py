@@ -55,7 +55,7 @@ def test_documented_lab_commands_exist() -> None:
     from lab.cli.main import app
 
     known = {command.name for command in app.registered_commands} | {group.name for group in app.registered_groups}
-    used = {m for line in commands_in_docs() for m in re.findall(r"(?:^|/)lab ([a-z]+)", line)}
+    used = {m for line in commands_in_docs() for m in re.findall(r"(?:^|/)lab ([a-z-]+)", line)}
     assert used
     assert used <= known
 

@@ -13,7 +13,8 @@ import pytest
 
 from lab.artifacts.files import sha256_file
 from lab.compile import schedules
-from lab.compile.build import compile_onnx, write_library
+from lab.compile.build import compile_onnx
+from lab.compile.link import write_library
 from lab.compile.report import KernelReport, KernelRow, render
 from lab.compile.targets import resolve_target
 from lab.core.errors import ConfigError, MissingToolError, UnsupportedError
@@ -81,7 +82,8 @@ def test_same_bytes_from_another_process(tmp_path: Path) -> None:
     """Python orders sets anew in each process: none of them may reach the library."""
     path = small(tmp_path / "m.onnx")
     script = (
-        "import sys; from pathlib import Path; from lab.compile.build import compile_onnx, write_library;"
+        "import sys; from pathlib import Path; from lab.compile.build import compile_onnx;"
+        "from lab.compile.link import write_library;"
         "from lab.compile.targets import resolve_target;"
         "write_library(compile_onnx(Path(sys.argv[1]), resolve_target('x86'), progress=str), Path(sys.argv[2]))"
     )

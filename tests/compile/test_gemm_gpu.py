@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from lab.artifacts.manifest import Manifest
-from lab.compile.build import Compiled, compile_onnx, write_library
+from lab.compile.build import Compiled, compile_onnx
+from lab.compile.link import write_library
 from lab.compile.schedules import gemm_plan as gemm
 from lab.compile.targets import resolve_target
 from lab.compile.targets.cuda_tools import prepare

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from lab.artifacts.manifest import Manifest
-from lab.compile.build import Compiled, compile_onnx, write_library
+from lab.compile.build import Compiled, compile_onnx
+from lab.compile.link import write_library
 from lab.compile.targets import resolve_target
 from lab.core.interfaces import Runner
 from lab.core.signature import Signature

@@ -11,8 +11,9 @@ import onnxruntime
 import pytest
 from onnx import helper, numpy_helper
 
-from lab.compile.build import Compiled, compile_onnx, write_library
+from lab.compile.build import Compiled, compile_onnx
 from lab.compile.kernels.integer_conv import padded_weights
+from lab.compile.link import write_library
 from lab.compile.passes.integer_graph import integer_graph
 from lab.compile.passes.pack_weights import pack
 from lab.compile.schedules.kernel import Packing

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lab.compile.build import Compiled, compile_onnx, write_library
+from lab.compile.build import Compiled, compile_onnx
 from lab.compile.facts import Facts, Memory
+from lab.compile.link import write_library
 from lab.compile.profile.page import page
 from lab.compile.profile.peaks import Peaks, Probes
 from lab.compile.profile.profile import NEVER_CALLED, BundleProfile, FunctionProfile, function_profile

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from lab.artifacts.manifest import Manifest
-from lab.compile.build import compile_onnx, write_library
+from lab.compile.build import compile_onnx
+from lab.compile.link import write_library
 from lab.compile.targets import resolve_target
 from lab.runtime import threads
 from tests.compile.graphs import residual_network

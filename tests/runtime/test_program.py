@@ -13,7 +13,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from lab.artifacts.manifest import Entry, Manifest
-from lab.compile.build import compile_onnx, write_library
+from lab.compile.build import compile_onnx
+from lab.compile.link import write_library
 from lab.compile.targets import resolve_target
 from lab.core.errors import ArtifactError, ConfigError, DataError
 from lab.core.interfaces import Runner

@@ -14,7 +14,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from lab.artifacts.manifest import Manifest
-from lab.compile.build import compile_onnx, write_library
+from lab.compile.build import compile_onnx
+from lab.compile.link import write_library
 from lab.compile.targets import resolve_target
 from lab.core import host
 from lab.core.signature import Signature, TensorSpec

@@ -26,7 +26,7 @@ std::string Sha256InPieces(const std::string& bytes, size_t piece_bytes) {
 void Split(const std::string& from, const std::string& to, int axis, int argc, char** argv) {
   const lab::Array array = lab::ReadNpy(from);
   std::vector<lab::Entry> entries;
-  for (int i = 5; i < argc; ++i) entries.push_back({"", std::atoll(argv[i]), ""});
+  for (int i = 5; i < argc; ++i) entries.push_back({"", std::atoll(argv[i]), "", ""});
   const auto chunks = lab::Plan(entries, array.shape[axis]);
   std::vector<lab::Array> parts;
   for (const lab::Chunk& chunk : chunks) parts.push_back(lab::Take(array, axis, chunk));
@@ -35,7 +35,7 @@ void Split(const std::string& from, const std::string& to, int axis, int argc, c
 
 void PrintPlan(int argc, char** argv) {
   std::vector<lab::Entry> entries;
-  for (int i = 3; i < argc; ++i) entries.push_back({"", std::atoll(argv[i]), ""});
+  for (int i = 3; i < argc; ++i) entries.push_back({"", std::atoll(argv[i]), "", ""});
   for (const lab::Chunk& chunk : lab::Plan(entries, std::atoll(argv[2]))) {
     std::printf("%lld %lld %lld\n", static_cast<long long>(entries[chunk.entry].batch_size),
                 static_cast<long long>(chunk.first), static_cast<long long>(chunk.num_samples));

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from lab.artifacts.manifest import Manifest
-from lab.compile.build import compile_onnx, write_library
+from lab.compile.build import compile_onnx
+from lab.compile.link import write_library
 from lab.compile.targets import resolve_target
 from lab.runtime.onnx_runner import OnnxRunner
 from tests.compile.graphs import residual_network

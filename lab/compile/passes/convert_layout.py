@@ -14,6 +14,7 @@ from tvm.ir import IRModule
 
 from lab.compile.passes.channels_last import SINKS, TO_CHANNELS_FIRST, Sinker, axes_of, compose
 from lab.compile.passes.rewrite import rewrite_functions
+from lab.core.errors import last_line
 
 CONVOLUTION = "relax.nn.conv2d"
 
@@ -25,7 +26,7 @@ def convert_layout(mod: IRModule, layout: str) -> tuple[IRModule, str]:
     try:
         return rewrite_functions(_Converter(mod), mod), ""
     except Exception as error:  # noqa: BLE001  the graph is right as it is, only slower: say so and go on
-        return mod, f"layout: kept NCHW, because the layout pass failed: {str(error).strip().splitlines()[-1][:200]}"
+        return mod, f"layout: kept NCHW, because the layout pass failed: {last_line(error)}"
 
 
 @relax.expr_functor.mutator

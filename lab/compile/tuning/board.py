@@ -16,7 +16,7 @@ from tvm.support import cc
 from lab.compile.targets import Target
 from lab.compile.tuning.stats import Comparison, compared
 from lab.compile.tuning.trial import ENTRY, MIN_PAIRS, Candidate
-from lab.core.errors import ConfigError, MissingToolError
+from lab.core.errors import ConfigError, MissingToolError, last_line
 
 CALLS_PER_TURN = 3
 FLUSH = "cache_flush_cpu_non_first_arg"
@@ -46,7 +46,7 @@ class Address:
             return rpc.connect(self.host, self.port, key=self.key, session_timeout=0)
         except Exception as error:  # TVM raises several kinds
             raise MissingToolError(
-                f"no RPC server at {self.host}:{self.port}", got=str(error).strip().splitlines()[-1][:200],
+                f"no RPC server at {self.host}:{self.port}", got=last_line(error),
                 hint="start one on the board: TVM_BIND_THREADS=0 python -m tvm.exec.rpc_server --port PORT",
             ) from error  # fmt: skip
 

@@ -32,7 +32,8 @@ class Group:
         """Named like kernels are, with the operators in place of the loops."""
         calls = [binding.value for binding in self.bindings]
         made = {hash(binding.var) for binding in self.bindings}
-        operands = [arg for call in calls for arg in call.args if hash(arg) not in made]
+        operands = [arg for call in calls for arg in call.args if hash(arg) not in made and hasattr(arg.ty, "shape")]
+        bounds = [str(arg) for call in calls for arg in call.args if not hasattr(arg.ty, "shape")]
         arguments = [describe(arg.ty.shape, arg.ty.dtype, isinstance(arg, GenericConst)) for arg in operands]
         result = describe(calls[-1].ty.shape, calls[-1].ty.dtype)
         attrs = self.call.attrs
@@ -41,7 +42,7 @@ class Group:
             for name in ("strides", "padding", "dilation")
         )
         names = ", ".join(str(call.op.name).removeprefix("relax.") for call in calls)
-        return Identity(names, (*arguments, result), f"{body}, groups {int(attrs.groups)}")
+        return Identity(names, (*arguments, result), ", ".join([body, f"groups {int(attrs.groups)}", *bounds]))
 
     def module(self) -> IRModule:
         """The group alone as a module; what the graph computes is a parameter."""
@@ -50,7 +51,7 @@ class Group:
         values: dict[int, Any] = {}
         for binding in self.bindings:
             for arg in binding.value.args:
-                if hash(arg) not in made and not isinstance(arg, GenericConst):
+                if hash(arg) not in made and not isinstance(arg, GenericConst) and hasattr(arg.ty, "shape"):
                     values.setdefault(hash(arg), relax.Var(f"x{len(values)}", arg.ty))
         with builder.function("main", list(values.values())):
             with builder.dataflow():

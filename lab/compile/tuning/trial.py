@@ -25,6 +25,7 @@ from lab.compile.tuning.choices import Choices
 from lab.compile.tuning.decisions import Choice
 from lab.compile.tuning.stats import Comparison, compared
 from lab.compile.tuning.tasks import Task
+from lab.core.errors import last_line
 
 ENTRY = "kernel"
 STREAMED_BYTES = 16 << 20
@@ -113,7 +114,7 @@ def build(candidate: Candidate, target: Target) -> Any:
         with tvm_target, tvm.transform.PassContext(opt_level=3):
             return tvm.compile(tvm.IRModule({ENTRY: candidate.func}), target=tvm_target)
     except Exception as error:  # TVM has no common error type
-        raise TrialFailed(f"does not compile: {str(error).strip().splitlines()[-1][:200]}") from error
+        raise TrialFailed(f"does not compile: {last_line(error)}") from error
 
 
 class Bench(Protocol):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lab.compile.tuning.decisions import Choice
 from lab.compile.tuning.stats import Comparison
-from lab.core.errors import LabError
+from lab.core.errors import LabError, last_line
 
 if TYPE_CHECKING:
     from lab.compile.targets import Target
@@ -136,7 +136,7 @@ def _serve(pipe: Connection, target: Target, address: Address | None, setup: Cal
             except trial.TrialFailed as error:
                 answer = Trial(error=str(error))
             except Exception as error:  # noqa: BLE001  whatever a candidate does, the others go on
-                answer = Trial(error=f"{type(error).__name__}: {(str(error).strip() or '?').splitlines()[-1][:200]}")
+                answer = Trial(error=f"{type(error).__name__}: {last_line(error)}")
             pipe.send(answer)
 
 
