@@ -165,7 +165,7 @@ def naive_scores(name: str) -> dict[str, float]:
 
 
 def gather(names: Sequence[str], num_steps: int) -> dict[str, Any]:
-    """Figures of every run that is there, means and deviations over seeds, and the ratio of mean quantile losses."""
+    """Of the data sets with runs: figures, means and deviations over seeds, the ratio of mean quantile losses."""
     found: dict[str, Any] = {}
     for name in names:
         runs: dict[str, dict[str, dict[str, float]]] = {"ours": {}, "gluonts": {}}
@@ -179,7 +179,8 @@ def gather(names: Sequence[str], num_steps: int) -> dict[str, Any]:
                 entry[side] = {key: spread([one[key] for one in by_seed.values()]) for key in FIGURES}
         if runs["ours"] and runs["gluonts"]:
             entry["wql_ratio"] = entry["ours"]["mean_wql"]["mean"] / entry["gluonts"]["mean_wql"]["mean"]
-        found[name] = entry
+        if any(runs.values()):
+            found[name] = entry
     return found
 
 
@@ -289,7 +290,9 @@ def main() -> None:
     if options.only in (None, "speed"):
         measured = speed(options.datasets, options.repeats, options.threads)
         results["speed"] = results.get("speed", {}) | measured
-    results |= {"steps": options.steps, "quality": gather(DATASETS, options.steps), "versions": versions()}
+    known = results.get("quality", {}) if results.get("steps") == options.steps else {}  # their runs may be elsewhere
+    quality_of = known | gather(DATASETS, options.steps)
+    results |= {"steps": options.steps, "quality": quality_of, "versions": versions()}
     write_json(path, results)
     write_text(RESULTS.with_suffix(".md"), table(results))
     print(table(results))
