@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -112,6 +113,7 @@ class Worker:
 
 def _serve(pipe: Connection, target: Target, address: Address | None, setup: Callable[[], object] | None) -> None:
     """The process: answers until nobody asks any more."""
+    os.environ.pop("TVM_USE_RUNTIME_LIB", None)  # set by whatever only ran bundles before it asked for tuning
     if setup is not None:
         setup()
     from lab.compile.tuning import trial
