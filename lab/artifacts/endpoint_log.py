@@ -28,6 +28,8 @@ LOCK_NAME = "serving.lock"
 SCHEMA_VERSION = 1
 MAX_SAMPLES = 200_000
 """Older ones are dropped when the history is opened: two variants at one sample a minute fill it in ten weeks."""
+_CACHE_KIB = 64
+"""Pages kept in memory: SQLite's own 2 MiB fill up within hours, and nothing here reads what it wrote."""
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS variants (
@@ -104,6 +106,7 @@ class HistoryWriter:
     def _open(self, meta: Mapping[str, str]) -> None:
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=NORMAL")
+        self._db.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
         version = self._db.execute("PRAGMA user_version").fetchone()[0]
         if version not in (0, SCHEMA_VERSION):
             raise ArtifactError("the endpoint's history has another version", got=version, expected=SCHEMA_VERSION)
