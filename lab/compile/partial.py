@@ -15,7 +15,7 @@ from lab.compile.build import Built, Compiled, build_module, compile_onnx, sizes
 from lab.compile.frontend.known import Known, known_of
 from lab.compile.frontend.onnx_import import import_model, load_model, prepare
 from lab.compile.frontend.operators import unsupported_operators
-from lab.compile.frontend.refusals import facts_of, why_refused
+from lab.compile.frontend.refusals import why_refused
 from lab.compile.frontend.shapes import BATCH, signature_of, with_shapes
 from lab.compile.link import export_library
 from lab.compile.pipeline import simplify_graph
@@ -155,11 +155,11 @@ def _built(part: PartGraph, build: Build) -> BuiltPart:
 
 def _known_foreign(model: onnx.ModelProto) -> dict[str, str]:
     """Nodes that are refused before anything is tried."""
-    found, facts = {}, facts_of(model)
+    found, known = {}, known_of(model)
     for node in model.graph.node:
         if unsupported_operators([node]):
             found[key(node)] = NO_CONVERTER
-        elif reason := why_refused(node, facts):
+        elif reason := why_refused(node, known):
             found[key(node)] = reason
     return found
 
