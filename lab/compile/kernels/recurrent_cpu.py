@@ -15,7 +15,8 @@ from tvm.tirx import PrimFunc
 
 from lab.compile.kernels import emit
 from lab.compile.kernels.recurrent import NAME, Arguments, Layer
-from lab.compile.kernels.vector_math import sigmoid, tanh
+from lab.compile.kernels.vector_math import sigmoid_by_tanh as sigmoid
+from lab.compile.kernels.vector_math import tanh
 
 UNROLL = 4
 

@@ -81,6 +81,11 @@ def sigmoid(x: Expr, bind: Bind) -> Expr:
     return _f(1) / (_f(1) + exp(_f(0) - x, bind))
 
 
+def sigmoid_by_tanh(x: Expr, bind: Bind) -> Expr:
+    """As ONNX Runtime has it: faster, with an error that is small beside 1, not beside results near 0."""
+    return tanh(x * _f(0.5), bind) * _f(0.5) + _f(0.5)
+
+
 def erf(x: Expr, bind: Bind) -> Expr:
     return _odd_rational(x, ERF_LIMIT, *ERF, bind)
 
