@@ -241,6 +241,22 @@ def test_parts_of_a_split_join_what_reads_them(tmp_path: Path, run_compiled, run
     np.testing.assert_allclose(run_compiled(compiled, x)[0], run_onnx(path, {"x": x})[0], atol=1e-6)
 
 
+@pytest.mark.parametrize("shape", [(64, 1, 32), (2, 24, 1, 32), (7, 1, 19), (1, 1, 32)])
+def test_batches_of_one_row_are_rows(  # type: ignore[no-untyped-def]
+    shape: tuple[int, ...], tmp_path: Path, run_compiled, run_onnx
+) -> None:
+    """As exporters write a linear layer on [time, 1, features]."""
+    g = Graph(shape)
+    path = g.save(tmp_path / "m.onnx", g.op("Add", g.op("MatMul", "x", g.weights(shape[-1], 48)), g.weights(48)))
+    compiled = compile_onnx(path, resolve_target("x86:skylake-avx512"), progress=lambda message: None)
+    (row,) = compiled.report.rows
+    assert row.schedule == "matmul"
+    assert row.reason.startswith("tile 1x") == (shape[-3] == 1)
+    if resolve_target("x86:skylake-avx512").runnable_here()[0]:
+        x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+        np.testing.assert_allclose(run_compiled(compiled, x)[0], run_onnx(path, {"x": x})[0], atol=1e-5)
+
+
 def test_relu6_joins_its_convolution() -> None:
     g = Graph([1, 3, 7, 5])
     low, high = g.constant(np.float32(0)), g.constant(np.float32(6))

@@ -37,6 +37,9 @@ from lab.compile.schedules.tiling import (
 from lab.compile.targets.machine import Machine
 from lab.compile.tuning.decisions import Decisions
 
+Loops = tuple[list[Any], Any, Any, Any]
+"""Of the batches, and M, N and C."""
+
 
 def schedule(kernel: Kernel, machine: Machine) -> Scheduled:
     """Schedule one `matmul` with whatever was fused behind it.
@@ -52,7 +55,7 @@ def schedule(kernel: Kernel, machine: Machine) -> Scheduled:
     for block in blocks[:at]:
         sch.compute_inline(block.handle)
     matmul, epilogue = blocks[at], blocks[at + 1 :]
-    *_, m, n, _ = sch.get_loops(matmul.handle)
+    batch, m, n, c = _loops(sch, matmul)
     factor = known_factor(sch, m)
     padded = is_open(sch, m) and factor == 1
     num_rows, num_columns = OPEN_EXTENT if padded else factor, extent(sch, n)
@@ -61,13 +64,23 @@ def schedule(kernel: Kernel, machine: Machine) -> Scheduled:
     pad = None
     if padded:
         pad, epilogue = _pad_rows(sch, matmul, epilogue, tile)
+        *batch, m, n, c = sch.get_loops(matmul.handle)
     packings = _pack_weights(sch, matmul, kernel, tile)
-    task = _tile(sch, matmul, epilogue, tile, machine, kernel.decisions)
+    task = _tile(sch, matmul, epilogue, (batch, m, n, c), tile, machine, kernel.decisions)
     if pad is not None:
         sch.compute_at(pad.handle, task)
         vectorize_last(sch, pad.handle, machine)
     note = f"tile {tile.num_rows}x{tile.num_columns}" + (", any number of rows" if padded else "")
     return Scheduled(sch.mod["main"], packings, note=note)
+
+
+def _loops(sch: Schedule, matmul: Block) -> Loops:
+    """Where each batch is one row and all share the right-hand side, the last batch loop is M."""
+    *batch, m, n, c = sch.get_loops(matmul.handle)
+    shared = len(sch.get(matmul.handle).reads[1].source.shape) == 2
+    if batch and shared and not is_open(sch, m) and extent(sch, m) == 1 and not is_open(sch, batch[-1]):
+        return [*batch[:-1], m], batch[-1], n, c
+    return batch, m, n, c
 
 
 def _pad_rows(sch: Schedule, matmul: Block, epilogue: list[Block], tile: Tile) -> tuple[Block | None, list[Block]]:
@@ -100,10 +113,16 @@ def _pack_weights(sch: Schedule, matmul: Block, kernel: Kernel, tile: Tile) -> d
 
 
 def _tile(
-    sch: Schedule, matmul: Block, epilogue: list[Block], tile: Tile, machine: Machine, decisions: Decisions
+    sch: Schedule,
+    matmul: Block,
+    epilogue: list[Block],
+    loops: Loops,
+    tile: Tile,
+    machine: Machine,
+    decisions: Decisions,
 ) -> Any:
     """Tile and accumulate in registers; the loop over tasks."""
-    *batch, m, n, c = sch.get_loops(matmul.handle)
+    batch, m, n, c = loops
     work = 1
     for loop in (*batch, m, n, c):
         work *= assumed(sch, loop)

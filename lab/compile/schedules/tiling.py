@@ -211,7 +211,7 @@ def accumulate_by_instruction(
 def vectorize_tiles(sch: Schedule, blocks: Sequence[Any], depth: int, machine: Machine, *, has_rows: bool) -> None:
     """Unroll and vectorise the loops of `blocks` below the outermost `depth`: rows, where there are any, columns."""
     for written in blocks:
-        inner = sch.get_loops(written)[depth:]
+        inner = [loop for loop in sch.get_loops(written)[depth:] if is_open(sch, loop) or extent(sch, loop) > 1]
         if inner:
             _unroll_and_vectorize(sch, inner[-2] if has_rows and len(inner) > 1 else None, inner[-1], machine)
 
