@@ -14,6 +14,12 @@ if TYPE_CHECKING:
     from lab.pipelines.compile import CompileReport
 
 
+BatchOption = Annotated[list[int] | None, typer.Option("--batch", min=1, help="Batch size to compile for; repeatable.")]
+ShapeOption = Annotated[
+    list[str] | None, typer.Option("--shape", metavar="NAME=1,3,224,224", help="Fix a dynamic input's shape.")
+]
+
+
 def command(
     run: Annotated[str | None, typer.Argument(help="Run: folder, name or 'latest'.")] = None,
     target: Annotated[
@@ -24,12 +30,8 @@ def command(
     ] = "x86",
     onnx: Annotated[Path | None, typer.Option("--onnx", help="Compile this ONNX file instead of a run.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Bundle folder, with --onnx.")] = None,
-    batch: Annotated[
-        list[int] | None, typer.Option("--batch", min=1, help="Batch size to compile for; repeatable.")
-    ] = None,
-    shape: Annotated[
-        list[str] | None, typer.Option("--shape", metavar="NAME=1,3,224,224", help="Fix a dynamic input's shape.")
-    ] = None,
+    batch: BatchOption = None,
+    shape: ShapeOption = None,
     samples: Annotated[int | None, typer.Option("--samples", min=1, help="Samples of the parity check.")] = None,
     tolerance: Annotated[float | None, typer.Option("--tolerance", help="Largest absolute error that passes.")] = None,
     precision: Annotated[

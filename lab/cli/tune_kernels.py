@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lab.cli.compile import not_both, parse_shapes
+from lab.cli.compile import BatchOption, ShapeOption, not_both, parse_shapes
 from lab.cli.output import JsonFlag, RunsDir, emit, lines, quiet_if, table
 
 if TYPE_CHECKING:
@@ -20,10 +20,8 @@ def command(
         str, typer.Option("--target", "-t", help="x86, x86:MCPU, arm:CORE, cuda: a machine that runs here, or a board.")
     ] = "x86",
     onnx: Annotated[Path | None, typer.Option("--onnx", help="Tune for this ONNX file instead of a run.")] = None,
-    batch: Annotated[list[int] | None, typer.Option("--batch", min=1, help="Batch size; repeatable.")] = None,
-    shape: Annotated[
-        list[str] | None, typer.Option("--shape", metavar="NAME=1,3,224,224", help="Fix a dynamic input's shape.")
-    ] = None,
+    batch: BatchOption = None,
+    shape: ShapeOption = None,
     precision: Annotated[str, typer.Option("--precision", help="float32, float16, int8, as for compile.")] = "float32",
     kernels: Annotated[
         str, typer.Option("--kernels", metavar="PATTERN", help="Only kernels of this name, e.g. '*conv2d*'.")

@@ -97,7 +97,7 @@ class TrackingError(LabError):
     kind = "tracking"
 
 
-def last_line(error: BaseException, max_chars: int = 200) -> str:
+def last_line(error: BaseException, max_chars: int = 300) -> str:
     """What a library's long message ends with, which is where TVM and compilers say what is wrong."""
     lines = str(error).strip().splitlines()
     return lines[-1].strip()[:max_chars] if lines else type(error).__name__

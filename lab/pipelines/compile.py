@@ -17,7 +17,7 @@ from lab.core.progress import say
 from lab.core.timing import Stages, interleaved
 from lab.pipelines.compile_parts import part_seconds, share_metrics
 from lab.pipelines.compile_report import HTML_NAME, profile_bundle, write_page
-from lab.pipelines.compile_source import BATCH, CompileOptions, Source, manifest_beside
+from lab.pipelines.compile_source import CompileOptions, Source, manifest_beside
 from lab.pipelines.compile_track import track_bundle
 from lab.pipelines.context import OpenRun, existing_artifact
 from lab.pipelines.export import export
@@ -203,7 +203,6 @@ def _build(source: Source, target: Target, folder: Path, parents: dict[str, str]
 def _compile_function(source: Source, name: str, target: Target, options: CompileOptions) -> Compiled:
     from lab.compile.build import compile_onnx
 
-    signature = source.functions.get(name)
     choices = options.choices(target)
     if options.partial:
         from lab.compile.partial import compile_partial
@@ -224,7 +223,7 @@ def _compile_function(source: Source, name: str, target: Target, options: Compil
         target,
         batch_sizes=source.batch_sizes(name, options.batch_sizes),
         input_shapes=options.input_shapes,
-        dynamic=[symbol for symbol in signature.symbols() if symbol != BATCH] if signature else (),
+        dynamic=source.open_dimensions(name),
         dump_dir=options.dump_dir / name if options.dump_dir and source.functions else options.dump_dir,
         choices=choices,
     )

@@ -102,6 +102,11 @@ class Source:
         """Those of a program."""
         return self.manifest.functions if self.manifest else {}
 
+    def open_dimensions(self, function: str) -> list[str]:
+        """Names of a function's dimensions, besides the batch, that stay open."""
+        signature = self.functions.get(function)
+        return [symbol for symbol in signature.symbols() if symbol != BATCH] if signature else []
+
     def batch_sizes(self, function: str, wanted: Sequence[int]) -> list[int]:
         """The rows of a function for so many samples: a beam or sampled paths make several of one."""
         if function == MAIN or self.manifest is None or self.manifest.task is None:

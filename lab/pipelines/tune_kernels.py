@@ -16,7 +16,7 @@ from lab.artifacts.manifest import MAIN
 from lab.core.errors import ConfigError, IncompatibleError
 from lab.core.host import num_cores
 from lab.core.progress import bar, say, warn
-from lab.pipelines.compile_source import BATCH, Source, manifest_beside
+from lab.pipelines.compile_source import Source, manifest_beside
 from lab.pipelines.context import OpenRun
 from lab.pipelines.export import export
 from lab.pipelines.quantize import quantized
@@ -140,12 +140,11 @@ def _modules(source: Source, options: TuneOptions) -> Iterator[Any]:
     from lab.compile.build import imported
 
     for name, file in source.files.items():
-        signature = source.functions.get(name)
         yield from imported(
             file,
             batch_sizes=source.batch_sizes(name, options.batch_sizes),
             input_shapes=options.input_shapes,
-            dynamic=[symbol for symbol in signature.symbols() if symbol != BATCH] if signature else (),
+            dynamic=source.open_dimensions(name),
         ).values()
 
 

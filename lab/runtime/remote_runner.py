@@ -61,7 +61,7 @@ class RemoteRunner:
 def _request(signature: Signature, inputs: Mapping[str, np.ndarray]) -> tuple[bytes, list[bytes]]:
     entries, blobs = [], []
     for spec in signature.inputs:
-        array = np.ascontiguousarray(inputs[spec.name])
+        array = np.asarray(inputs[spec.name], order="C")
         blobs.append(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
         entries.append({"name": spec.name, "datatype": DATATYPES[spec.dtype], "shape": list(array.shape),
                         "parameters": {"binary_data_size": len(blobs[-1])}})  # fmt: skip

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from lab.compile.frontend.known import Known, known_of
+from lab.compile.frontend.known import Known, known_of, opset_of
 
 MAX_NODES = 20_000
 """A loop that would unroll to more is left as it is, and refused by name."""
@@ -36,10 +36,6 @@ def resolve_control_flow(model: onnx.ModelProto) -> bool:
 
 def _fresh(model: onnx.ModelProto) -> Iterator[str]:
     return (f"unrolled.{number}" for number in count(len(model.graph.node) + len(model.graph.initializer)))
-
-
-def _opset(model: onnx.ModelProto) -> int:
-    return int(next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")))
 
 
 def _attribute(node: onnx.NodeProto, name: str) -> onnx.AttributeProto | None:
@@ -96,7 +92,7 @@ def _scan(
     body, number = _attribute(node, "body"), _attribute(node, "num_scan_inputs")
     assert body is not None
     assert number is not None
-    if _opset(model) < 9:
+    if opset_of(model) < 9:
         return None  # Scan over batches, with lengths
     num_states = len(node.input) - number.i
     sequences, states = list(node.input[num_states:]), list(node.input[:num_states])
@@ -206,7 +202,7 @@ def _stacked(
 ) -> list[onnx.NodeProto]:
     """`name` is the parts along a new axis."""
     nodes, rows = [], []
-    axes = _constant(model, np.array([axis], np.int64), names) if _opset(model) >= 13 else ""
+    axes = _constant(model, np.array([axis], np.int64), names) if opset_of(model) >= 13 else ""
     for part in parts:
         rows.append(next(names))
         node = helper.make_node("Unsqueeze", [part, axes] if axes else [part], [rows[-1]])

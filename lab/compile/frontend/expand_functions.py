@@ -11,8 +11,8 @@ import onnx
 import onnx.inliner
 from onnx import defs, helper
 
-from lab.compile.frontend.converters import CONVERTERS
-from lab.compile.frontend.known import known_of
+from lab.compile.frontend.known import known_of, opset_of
+from lab.compile.frontend.operators import converted_operators
 
 # TVM knows an operator of this name, but another one: com.microsoft's, or an older definition.
 EXPANDED = frozenset({"Attention"})
@@ -21,11 +21,7 @@ WITH_GAPS = "lab.gaps"
 
 def expand_functions(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model with such nodes replaced by their bodies; itself where there are none."""
-    from tvm.relax.frontend.onnx import onnx_frontend
-
-    known = {name for name, converter in onnx_frontend._get_convert_map().items() if converter is not None}
-    known |= set(CONVERTERS)
-    version = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+    known, version = converted_operators(), opset_of(model)
     wanted = {
         (node.domain, node.op_type)
         for node in model.graph.node

@@ -23,6 +23,11 @@ class Known(NamedTuple):
         return None if tensor is None else numpy_helper.to_array(tensor)
 
 
+def opset_of(model: onnx.ModelProto) -> int:
+    """The version of ONNX's own operators that the model is written in; 0 where it uses none."""
+    return next((int(entry.version) for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+
+
 def known_of(model: onnx.ModelProto) -> Known:
     """Infer shapes and types; constants are initializers and Constant nodes with a tensor."""
     inferred = shape_inference.infer_shapes(model, data_prop=True).graph

@@ -27,13 +27,17 @@ def walk_nodes(nodes: Iterable[onnx.NodeProto], but: Collection[str] = ()) -> It
                 yield from walk_nodes(inner.node, but)
 
 
-def unsupported_operators(nodes: Iterable[onnx.NodeProto], but: Collection[str] = ()) -> dict[str, list[str]]:
-    """Operator -> names of its nodes, for every operator TVM's importer cannot convert."""
+def converted_operators() -> set[str]:
+    """Names of the operators that TVM's importer or ours has a converter for."""
     from tvm.relax.frontend.onnx import onnx_frontend
 
-    known = {name for name, converter in onnx_frontend._get_convert_map().items() if converter is not None} | set(
-        CONVERTERS
-    )
+    ours = set(CONVERTERS)
+    return ours | {name for name, converter in onnx_frontend._get_convert_map().items() if converter is not None}
+
+
+def unsupported_operators(nodes: Iterable[onnx.NodeProto], but: Collection[str] = ()) -> dict[str, list[str]]:
+    """Operator -> names of its nodes, for every operator TVM's importer cannot convert."""
+    known = converted_operators()
     found: dict[str, list[str]] = {}
     for node in walk_nodes(nodes, but):
         plain = node.domain in DOMAINS and (node.op_type in known or node.op_type in HANDLED_BY_IMPORTER)

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from lab.compile.frontend.known import Known, known_of
+from lab.compile.frontend.known import Known, known_of, opset_of
 
 
 class Rewriting:
@@ -90,14 +90,13 @@ def _auto_pad(r: Rewriting) -> bool:
 def _lp_normalization(r: Rewriting) -> bool:
     """x / ||x||_p along an axis."""
     kind, dtype = r.known.types.get(r.input(0)), None
-    version = next(entry.version for entry in r.model.opset_import if entry.domain in ("", "ai.onnx"))
     axis = [int(r.attributes.get("axis", -1))]
     operator = "ReduceL1" if r.attributes.get("p", 2) == 1 else "ReduceL2"
     if kind:
         dtype = helper.tensor_dtype_to_np_dtype(kind)
     norm = (
         r.op(operator, r.input(0), r.constant(np.array(axis, np.int64)), keepdims=1)
-        if version >= 18
+        if opset_of(r.model) >= 18
         else r.op(operator, r.input(0), axes=axis, keepdims=1)
     )
     if dtype is None:

@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from lab.compile.frontend.known import opset_of
 from lab.compile.passes.quantized_graph import Quantized, QuantizedGraph
 
 MIN_OPSET = 11  # Round, and Clip with its bounds as inputs
@@ -25,7 +26,7 @@ def integer_graph(model: onnx.ModelProto) -> onnx.ModelProto:
     Changes `model` and returns it. Everything else of a quantised graph keeps its meaning.
     """
     rewriter = _Rewriter(model.graph)
-    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+    opset = opset_of(model)
     if opset >= MIN_OPSET and any(rewriter.is_product(node) for node in model.graph.node):
         rewriter.rewrite()
     return model

@@ -17,6 +17,7 @@ from lab.compile.schedules.kernel import DoesNotFit, Kernel, Packing, Scheduled
 from lab.compile.targets import Target
 from lab.compile.tuning.choices import Choices, identity_of
 from lab.compile.tuning.decisions import Choice, Decisions, StaleChoice
+from lab.core.errors import last_line
 
 Calls = dict[str, list[relax.Call]]
 
@@ -120,7 +121,7 @@ def _first_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     told = next((i for i, line in enumerate(lines) if line.startswith("ScheduleError")), None)
     if told is None:
-        return (lines[-1] if lines else type(error).__name__)[:200]
+        return last_line(error, 200)
     return " ".join(lines[told : told + 2])[:200]
 
 

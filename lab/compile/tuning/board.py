@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import tvm
 from tvm import rpc
-from tvm.support import cc
 
+from lab.compile.link import export_library
 from lab.compile.targets import Target
 from lab.compile.tuning.stats import Comparison, compared
 from lab.compile.tuning.trial import ENTRY, MIN_PAIRS, Candidate
@@ -72,8 +72,7 @@ class BoardBench:
         self.count += 1
         with tempfile.TemporaryDirectory() as scratch:
             library = Path(scratch) / f"trial{self.count % 64}.so"
-            options = {"fcompile": cc.cross_compiler(target.linker)} if target.linker else {}
-            built.export_library(str(library), **options)
+            export_library(built, library, target)
             self.session.upload(str(library))
         module = self.session.load_module(library.name)
         arguments = [tvm.runtime.tensor(array, self.device) for array in (*candidate.arrays, candidate.output)]
