@@ -199,14 +199,16 @@ def test_a_runs_kernels_are_tuned_in_a_child_run(opened: OpenRun, tmp_path: Path
     assert kept["kernels"][0]["kernel"] == report.rows[0].kernel
 
 
-def test_a_board_measures_over_rpc(network: Path, tmp_path: Path) -> None:
-    """The board is this machine; its target has a name, as a board's has."""
+def test_a_board_measures_over_rpc(network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The board is this machine; its target has a name, as a board's has. This process only ran bundles before."""
+    pytest.importorskip("tvm")  # loaded with its compiler, before the variable is set
+    monkeypatch.setenv("TVM_USE_RUNTIME_LIB", "1")
     with pytest.raises(MissingToolError, match="no RPC server"):
         tune_file(network, "x86:x86-64-v3", replace(ONE, rpc="127.0.0.1:1"))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    environment = os.environ | {"TVM_NUM_THREADS": "1", "TVM_BIND_THREADS": "0"}
+    environment = os.environ | {"TVM_NUM_THREADS": "1", "TVM_BIND_THREADS": "0", "TVM_USE_RUNTIME_LIB": "0"}
     command = [sys.executable, "-m", "tvm.exec.rpc_server", "--host", "127.0.0.1", "--key", "board"]
     command += ["--port", str(port), "--port-end", str(port + 1)]
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as server:

@@ -104,16 +104,19 @@ class Worker:
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        args = (theirs, self.target, self.address, self.setup)
-        process = context.Process(target=_serve, args=args, daemon=True)
+        # Nothing else as an argument: reading one back may import TVM before _serve has said which library to load.
+        process = context.Process(target=_serve, args=(theirs,), daemon=True)
         process.start()
         self._process = process
         theirs.close()
+        with contextlib.suppress(OSError):  # a process that died at once is found by the first question
+            self._pipe.send((self.target, self.address, self.setup))
 
 
-def _serve(pipe: Connection, target: Target, address: Address | None, setup: Callable[[], object] | None) -> None:
+def _serve(pipe: Connection) -> None:
     """The process: answers until nobody asks any more."""
     os.environ.pop("TVM_USE_RUNTIME_LIB", None)  # set by whatever only ran bundles before it asked for tuning
+    target, address, setup = pipe.recv()
     if setup is not None:
         setup()
     from lab.compile.tuning import trial
