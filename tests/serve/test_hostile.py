@@ -193,6 +193,19 @@ def test_chunks_are_counted_not_believed(endpoint: Served) -> None:
     assert answer.startswith(b"HTTP/1.1 413")
 
 
+def test_who_sends_too_much_reads_why(endpoint: Served) -> None:
+    """The rest of a body that is little too large is received first: a reset connection would lose the answer."""
+    head = HEAD + b"Content-Type: application/x-npy\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
+    answer, _ = exchange(endpoint, [head % (20 << 20), *[bytes(1 << 20)] * 20], pause_s=0.002)
+    assert answer.startswith(b"HTTP/1.1 413")
+    answer, took_s = exchange(endpoint, [head % (1 << 40)])
+    assert answer.startswith(b"HTTP/1.1 413")
+    assert took_s < 8
+    answer, took_s = exchange(endpoint, [head.replace(b"\r\n\r\n", b"\r\nExpect: 100-continue\r\n\r\n") % (7 << 20)])
+    assert answer.startswith(b"HTTP/1.1 413")
+    assert took_s < 8
+
+
 @pytest.mark.parametrize(
     "filler", [b"X-A: " + b"a" * 20_000 + b"\r\n", b"".join(b"X-%d: aaaaaaaa\r\n" % i for i in range(2000))]
 )

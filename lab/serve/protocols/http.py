@@ -19,6 +19,9 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 JSON = "application/json"
+DISCARDED = 4
+"""Times the limit that a refused body may still bring. Closing a connection with unread bytes resets it, and who is
+still sending then never reads the answer."""
 
 
 @dataclass(slots=True)
@@ -73,6 +76,10 @@ class Request:
             raise MediaTypeError("compressed bodies are not accepted", got=encoding, expected="no Content-Encoding")
         length = self.header("content-length")
         if length is not None and length.isdecimal() and int(length) > self.limits.body_bytes:
+            if int(length) <= DISCARDED * self.limits.body_bytes and "100-continue" not in (
+                self.header("expect") or ""
+            ):
+                await self._discard(0)
             raise self._too_large(int(length))
         parts: list[bytes] = []
         size, more = 0, True
@@ -84,9 +91,19 @@ class Request:
             parts.append(part)
             size += len(part)
             if size > self.limits.body_bytes:
+                if more:
+                    await self._discard(size)
                 raise self._too_large(size)
         self.body = parts[0] if len(parts) == 1 else b"".join(parts)
         return self.body
+
+    async def _discard(self, size: int) -> None:
+        """Receive the rest of a body that is refused, so that its sender hears of it; within bounds."""
+        more = True
+        while more and size <= DISCARDED * self.limits.body_bytes:
+            event = await self.receive()
+            more = event["type"] == "http.request" and bool(event.get("more_body"))
+            size += len(event.get("body", b""))
 
     def _too_large(self, size: int) -> TooLargeError:
         return TooLargeError("the body is too large", got=f"{size} bytes", expected=f"{self.limits.body_bytes} at most")
