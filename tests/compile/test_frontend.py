@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from lab.compile.frontend.converters import CONVERTERS
-from lab.compile.frontend.fold_shapes import fold_shapes
+from lab.compile.frontend.fold_constants import fold_constants, fold_shapes
 from lab.compile.frontend.functions import inline_functions
 from lab.compile.frontend.onnx_import import import_model, load_model
 from lab.compile.frontend.operators import check_operators, unsupported_operators
@@ -195,13 +195,47 @@ def test_what_follows_from_shapes_is_computed() -> None:
     assert values[model.graph.node[-1].input[1]].tolist() == [2, 105]
 
 
-def test_parts_of_shapes_outputs_and_large_constants_stay_right() -> None:
+def test_parts_of_shapes_outputs_and_repeated_constants_stay_right() -> None:
     g = Graph([2, 3, 5, 7])
-    part, large = g.op("Shape", "x", start=1, end=3), g.weights(9, 9)
-    model = folded(g, g.op("Expand", g.weights(1, 1), part), g.op("Add", large, large), g.op("Shape", "x"))
-    assert [node.op_type for node in model.graph.node] == ["Expand", "Add", "Shape"]
+    part, wide = g.op("Shape", "x", start=1, end=3), g.constant(np.array([9, 9]))
+    shape = g.op("Shape", "x")
+    model = folded(
+        g, g.op("Expand", g.weights(1, 1), part), g.op("Add", "x", g.op("Expand", g.weights(1), wide)), shape
+    )
+    assert [node.op_type for node in model.graph.node] == ["Shape", "Expand", "Expand", "Add"]
     values = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     assert values[part].tolist() == [3, 5]
+
+
+def test_weights_behind_other_operators_are_constants() -> None:
+    """As exporters share, transpose and fill them: the passes that fold and pack weights find them."""
+    g = Graph([2, 3, 5, 7])
+    filled = g.op(
+        "ConstantOfShape", g.constant(np.array([4, 3, 3, 3])), value=onnx.numpy_helper.from_array(np.float32([2]))
+    )
+    shared = g.op("Identity", g.op("Cast", g.constant(np.ones((4, 4, 1, 1), np.float16)), to=TensorProto.FLOAT))
+    turned = g.op("Transpose", g.weights(3, 4, 3, 3), perm=[1, 0, 2, 3])
+    x = g.op("Add", g.op("Conv", "x", filled), g.op("Conv", "x", turned))
+    model = fold_constants(g.model(g.op("Conv", x, shared)))
+    assert [node.op_type for node in model.graph.node] == ["Conv", "Conv", "Add", "Conv"]
+    values = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    assert values[filled].shape == (4, 3, 3, 3)
+    assert (values[filled] == 2).all()
+    assert values[shared].dtype == np.float32
+
+
+@pytest.mark.parametrize("operator", ["Sum", "Max", "Min", "Mean"])
+def test_operators_on_any_number_of_tensors(operator: str, tmp_path: Path, run_compiled, run_onnx) -> None:  # type: ignore[no-untyped-def]
+    """Two at a time, in one kernel; nothing is stacked."""
+    from lab.compile.build import compile_onnx
+    from lab.compile.targets import resolve_target
+
+    g = Graph([2, 3, 5])
+    path = g.save(tmp_path / "m.onnx", g.op(operator, "x", g.weights(5), g.op("Neg", "x"), g.weights(3, 1)))
+    compiled = compile_onnx(path, resolve_target("x86"), progress=lambda message: None)
+    x = g.rng.standard_normal((2, 3, 5)).astype(np.float32)
+    np.testing.assert_allclose(run_compiled(compiled, x)[0], run_onnx(path, {"x": x})[0], atol=1e-6)
+    assert len(compiled.report.rows) == 1
 
 
 def test_the_labs_own_function_stays_a_call_and_keeps_its_shape() -> None:

@@ -50,16 +50,24 @@ def test_fold_batch_norm(with_bias: bool) -> None:
     np.testing.assert_allclose(evaluate(model, image), before, atol=1e-6)
 
 
-def test_batch_norm_stays_where_the_convolution_feeds_something_else() -> None:
+def test_other_batch_norms_become_a_product_and_a_sum() -> None:
+    """After a convolution that something else reads too, and after none."""
     g = Graph([1, 3, 7, 5])
-    conv = g.conv("x", 3, 5)
+    conv = g.conv(g.batch_norm("x", 3), 3, 5)
     model = g.model(g.op("Add", conv, g.batch_norm(conv, 5)))
-    assert operators(fold_batch_norm(model)) == ["Conv", "BatchNormalization", "Add"]
+    image = g.rng.standard_normal((1, 3, 7, 5)).astype(np.float32)
+    before = evaluate(model, image)
+    assert operators(fold_batch_norm(model)) == ["Mul", "Add", "Conv", "Mul", "Add", "Add"]
+    np.testing.assert_allclose(evaluate(model, image), before, atol=1e-5)
 
 
-def test_batch_norm_without_a_convolution_stays() -> None:
+def test_batch_norms_that_are_not_constant_stay() -> None:
     g = Graph([1, 3, 7, 5])
-    assert operators(fold_batch_norm(g.model(g.batch_norm("x", 3)))) == ["BatchNormalization"]
+    scale = g.op("ReduceMean", "x", g.constant(np.array([0, 2, 3])), keepdims=0)
+    model = g.model(g.op("BatchNormalization", "x", scale, *(g.weights(3) for _ in range(3))))
+    assert operators(fold_batch_norm(model)) == ["ReduceMean", "BatchNormalization"]
+    old = Graph([1, 3, 7, 5])
+    assert operators(fold_batch_norm(old.model(old.batch_norm("x", 3), opset=6))) == ["BatchNormalization"]
 
 
 @given(

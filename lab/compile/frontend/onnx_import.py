@@ -13,7 +13,7 @@ import onnx
 from lab.compile.frontend.control_flow import resolve_control_flow
 from lab.compile.frontend.converters import installed
 from lab.compile.frontend.expand_functions import expand_functions
-from lab.compile.frontend.fold_shapes import fold_shapes
+from lab.compile.frontend.fold_constants import fold_constants, fold_shapes
 from lab.compile.frontend.functions import inline_functions
 from lab.compile.frontend.operators import check_operators
 from lab.compile.frontend.refusals import check_attributes
@@ -46,7 +46,7 @@ def load_model(path: Path, *, check: bool = True) -> onnx.ModelProto:
         raise ArtifactError("the ONNX file is missing", got=path, hint="lab export RUN writes one") from error
     except Exception as error:  # onnx raises protobuf's, its own and built-in types for broken files
         raise ArtifactError(f"{path} is not a valid ONNX model", got=str(error).splitlines()[0][:300]) from error
-    model = expand_functions(inline_functions(model))
+    model = fold_constants(expand_functions(inline_functions(model)))
     rewrite(model)
     if check:
         check_operators(model, but=CONTROL_FLOW)  # what is left of these is known with the shapes

@@ -27,6 +27,9 @@ CONVERTERS = LazyTable(
         "IsInf": "lab.compile.frontend.converters.simple:is_inf",
         "LSTM": "lab.compile.frontend.converters.recurrent:lstm",
         "LayerNormalization": "lab.compile.frontend.converters.simple:layer_normalization",
+        "Max": "lab.compile.frontend.converters.simple:max_of",
+        "Mean": "lab.compile.frontend.converters.simple:mean_of",
+        "Min": "lab.compile.frontend.converters.simple:min_of",
         "NmsKeep": "lab.compile.frontend.converters.nms_keep:convert",
         "OneHot": "lab.compile.frontend.converters.one_hot:convert",
         "Pad": "lab.compile.frontend.converters.pad:convert",
@@ -37,6 +40,7 @@ CONVERTERS = LazyTable(
         "Resize": "lab.compile.frontend.converters.resize:convert",
         "Shape": "lab.compile.frontend.converters.simple:shape",
         "Slice": "lab.compile.frontend.converters.slice:convert",
+        "Sum": "lab.compile.frontend.converters.simple:sum_of",
         "Upsample": "lab.compile.frontend.converters.resize:convert",
     },
 )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -124,6 +125,37 @@ def conv_transpose(builder: Any, inputs: Sequence[Any], attributes: Any, params:
         begins.append(total // 2 if upper else total - total // 2)
         ends.append(total - begins[-1])
     attributes["pads"], attributes["output_padding"] = begins + ends, extra
+
+
+def pairwise(operator: Callable[[Any, Any], Any]) -> Callable[..., Any]:
+    """`Sum`, `Max`, `Min` of any number of tensors, two at a time: these fuse with their neighbours.
+
+    TVM's converter stacks broadcast copies of all of them and reduces the stack.
+    """
+
+    def convert(builder: Any, inputs: Sequence[Any], attributes: Any, params: Any, opset: int) -> Any:
+        if not all(isinstance(value.ty, relax.TensorType) for value in inputs):
+            return None
+        if all(isinstance(value, GenericConst) for value in inputs):
+            return None
+        return reduce(lambda a, b: builder.normalize(operator(a, b)), inputs)
+
+    return convert
+
+
+sum_of = pairwise(relax.op.add)
+max_of = pairwise(relax.op.maximum)
+min_of = pairwise(relax.op.minimum)
+
+
+def mean_of(builder: Any, inputs: Sequence[Any], attributes: Any, params: Any, opset: int) -> Any:
+    """`Mean` of any number of tensors."""
+    total = sum_of(builder, inputs, attributes, params, opset)
+    return (
+        None
+        if total is None
+        else relax.op.divide(builder.normalize(total), relax.const(len(inputs), str(inputs[0].ty.dtype)))
+    )
 
 
 def reduce_max(builder: Any, inputs: Sequence[Any], attributes: Mapping[str, Any], params: Any, opset: int) -> Any:
