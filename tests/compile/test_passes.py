@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from lab.compile.passes.pad_channels import pad_channels, padded
 from lab.compile.passes.schedule_kernels import schedule_kernels
 from lab.compile.pipeline import Dump, fuse_passes, layout, lower
 from lab.compile.schedules.kernel import Packing
+from lab.compile.schedules.tiling import vector_lengths
 from lab.compile.targets import resolve_target
 from tests.compile.graphs import Graph, residual_network
 
@@ -330,3 +332,31 @@ def test_dump_writes_every_phase(tmp_path: Path) -> None:
     texts = [(tmp_path / "ir" / name).read_text() for name in names]
     assert "R.nn.conv2d" in texts[0]
     assert "R.nn.conv2d" not in texts[1]
+
+
+@pytest.mark.parametrize(
+    ("num", "lengths"), [(34, [16, 16, 2]), (7, [4, 2, 1]), (40, [16, 16, 8]), (1, [1]), (64, [16] * 4)]
+)
+def test_vectors_are_registers_and_then_powers_of_two(num: int, lengths: list[int]) -> None:
+    assert vector_lengths(num, 16) == lengths
+
+
+@pytest.mark.parametrize(("channels", "groups"), [(34, 1), (68, 2), (58, 1), (7, 1)])
+def test_odd_numbers_of_channels_are_cut_into_whole_vectors(
+    channels: int,
+    groups: int,
+    tmp_path: Path,
+    run_compiled,  # type: ignore[no-untyped-def]
+    run_onnx,  # type: ignore[no-untyped-def]
+) -> None:
+    g = Graph([1, channels, 6, 5])
+    path = g.save(tmp_path / "m.onnx", g.op("Relu", g.conv("x", channels, channels, (1, 1), group=groups)))
+    target = resolve_target("x86:skylake-avx512")
+    compiled = compile_onnx(path, target, dump_dir=tmp_path / "ir", progress=lambda message: None)
+    scheduled = next((tmp_path / "ir").rglob("*schedule.py")).read_text()
+    lengths = {int(length) for length in re.findall(r"T\.vectorized\(T\.int64\((\d+)", scheduled)}
+    assert lengths
+    assert all(length & (length - 1) == 0 for length in lengths), lengths
+    if target.runnable_here()[0]:
+        x = g.rng.standard_normal((1, channels, 6, 5)).astype(np.float32)
+        np.testing.assert_allclose(run_compiled(compiled, x)[0], run_onnx(path, {"x": x})[0], atol=1e-5)

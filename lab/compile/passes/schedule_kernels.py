@@ -10,6 +10,7 @@ from tvm.ir import GenericConst, GlobalVar, IRModule
 from tvm.tirx import PrimFunc
 
 from lab.compile.cost import kernel_cost
+from lab.compile.passes.split_vectors import split_vectors
 from lab.compile.passes.vector_math import vector_math
 from lab.compile.report import BY_RECORD, KernelRow
 from lab.compile.schedules import CPU_RULES, GPU_RULES, LIBRARY, NAIVE
@@ -64,7 +65,7 @@ def schedule_kernel(
         return None, replace(row, reason=forbidden)
     scheduled, row = _with_choice(kernel, target, row, choices)
     if scheduled is not None and target.rules == "cpu":
-        scheduled = replace(scheduled, func=vector_math(scheduled.func))
+        scheduled = replace(scheduled, func=vector_math(split_vectors(scheduled.func, target.machine.num_lanes)))
     return scheduled, row
 
 

@@ -17,7 +17,6 @@ from lab.compile.targets.machine import Machine
 from lab.compile.tuning.decisions import Decisions
 
 MAX_COLUMNS = 8  # vectors of one tile; more only lengthen the code
-ODD_VECTOR_COST = 16  # vectors that are no power of two live in memory, not in registers
 WEIGHT_LOAD_COST = 3  # loads from the first-level cache; weights stream from the second or third
 MIN_ACCUMULATORS = 8  # chains of dependent multiply-adds that hide each other's latency
 UNROLL = 4
@@ -38,7 +37,7 @@ class Tile:
 
     def num_vectors(self, machine: Machine) -> int:
         """Vectors of results: chains of multiply-adds that do not wait for each other."""
-        return self.num_rows * -(-self.num_columns // vector_width(self.num_columns, machine))
+        return self.num_rows * len(vector_lengths(self.num_columns, machine.num_lanes))
 
 
 def choose_tile(num_rows: int, num_columns: int, machine: Machine) -> Tile:
@@ -75,13 +74,8 @@ def tile_options(num_rows: int, num_columns: int, machine: Machine) -> list[list
     """
     found: dict[bool, list[list[int]]] = {True: [], False: []}
     for columns in divisors(num_columns):
-        width = vector_width(columns, machine)
-        vectors = -(-columns // width)
-        if (
-            columns % width
-            or vectors > MAX_COLUMNS
-            or (num_columns % machine.num_lanes == 0 and width < machine.num_lanes)
-        ):
+        vectors = len(vector_lengths(columns, machine.num_lanes))
+        if vectors > MAX_COLUMNS or (num_columns % machine.num_lanes == 0 and columns % machine.num_lanes):
             continue
         for rows in divisors(num_rows):
             if machine.fits_registers(rows, vectors):
@@ -97,8 +91,7 @@ def unroll_options(num_steps: int) -> list[int]:
 def _choose_tile(num_rows: int, num_columns: int, machine: Machine, max_vectors: int) -> Tile | None:
     best: tuple[float, int, int] | None = None
     for columns in divisors(num_columns):
-        width = vector_width(columns, machine)
-        vectors = -(-columns // width)
+        vectors = len(vector_lengths(columns, machine.num_lanes))
         if vectors > (max_vectors if columns % machine.num_lanes == 0 else MAX_COLUMNS):
             continue
         for rows in divisors(num_rows):
@@ -107,18 +100,18 @@ def _choose_tile(num_rows: int, num_columns: int, machine: Machine, max_vectors:
             loads = (rows + WEIGHT_LOAD_COST * vectors) / (rows * columns)
             # A chain of dependent multiply-adds waits for itself: too few accumulators cost as much as loads do.
             stalls = max(0.0, MIN_ACCUMULATORS / (rows * vectors) - 1) / machine.num_lanes
-            multiplies = vectors / columns if columns % width == 0 else ODD_VECTOR_COST / columns
-            best = min(best or (float("inf"), 0, 0), (loads + stalls + multiplies, rows, columns))
+            best = min(best or (float("inf"), 0, 0), (loads + stalls + vectors / columns, rows, columns))
     return Tile(best[1], best[2]) if best else None
 
 
-def vector_width(columns: int, machine: Machine) -> int:
-    """Lanes per vector for a loop of `columns`: a power of two, since LLVM keeps no other vector in registers.
+def vector_lengths(num: int, num_lanes: int) -> list[int]:
+    """How many of `num` elements each vector takes: whole registers, then powers of two. 40 of 16 are 16, 16 and 8.
 
-    Where only scalars or pairs would divide it, the machine's full width: the loop then becomes one odd vector.
+    LLVM keeps vectors of other lengths in memory, not in registers.
     """
-    width = min(columns & -columns, machine.num_lanes)
-    return width if width * 4 >= machine.num_lanes and width > 1 else machine.num_lanes
+    lengths = [num_lanes] * (num // num_lanes)
+    rest = num % num_lanes
+    return lengths + [1 << bit for bit in reversed(range(rest.bit_length())) if rest >> bit & 1]
 
 
 def split(sch: Schedule, loop: Any, inner: int) -> tuple[Any, Any]:
@@ -260,11 +253,12 @@ def _position(sch: Schedule, block: Any, loop: Any) -> int:
 
 
 def _unroll_and_vectorize(sch: Schedule, rows: Any | None, columns: Any, machine: Machine) -> None:
-    num, width = extent(sch, columns), vector_width(extent(sch, columns), machine)
+    """Columns of an odd number are one loop here, which passes.split_vectors cuts."""
+    num = extent(sch, columns)
     if rows is not None:
         sch.unroll(rows)
-    if num > width and num % width == 0:
-        vectors, columns = split(sch, columns, width)
+    if num > machine.num_lanes and num % machine.num_lanes == 0:
+        vectors, columns = split(sch, columns, machine.num_lanes)
         sch.unroll(vectors)
     if num > 1:
         sch.vectorize(columns)
