@@ -77,6 +77,19 @@ def rearranged(*shape: int) -> PrimFunc:
     return te.create_prim_func([x, y, topi.transpose(topi.multiply(x, y))])
 
 
+def layer_norm(rows: int, columns: int) -> PrimFunc:
+    x, scale, shift = placeholder(2, rows, columns, name="x"), *(placeholder(columns, name=n) for n in "sb")
+    return te.create_prim_func([x, scale, shift, topi.nn.layer_norm(x, scale, shift, [2], 1e-5)])
+
+
+def linear(batch: int, rows: int, n: int, c: int) -> PrimFunc:
+    """All batches have the same right-hand side."""
+    x, weight, bias = placeholder(batch, rows, c, name="x"), placeholder(c, n, name="w"), placeholder(n, name="b")
+    k = te.reduce_axis((0, c), name="k")
+    result = te.compute((batch, rows, n), lambda b, i, j: te.sum(x[b, i, k] * weight[k, j], axis=k), name="matmul")
+    return te.create_prim_func([x, weight, bias, topi.nn.relu(result + bias)])
+
+
 def softmax(rows: int, columns: int) -> PrimFunc:
     x = placeholder(rows, columns, name="x")
     return te.create_prim_func([x, topi.nn.softmax(x)])
@@ -108,6 +121,11 @@ CASES = {
     "dense rows": ("matmul", product(12, 40, 20)),
     "dense primes": ("matmul", product(5, 17, 13)),
     "batched product": ("matmul", product(6, 32, 8, batch=3)),
+    "dense rows filled up": ("matmul", product(197, 64, 32)),
+    "batched product filled up both ways": ("matmul", product(37, 37, 16, batch=3)),
+    "dense in batches": ("matmul", linear(3, 14, 64, 40)),
+    "dense in batches of one": ("matmul", linear(37, 1, 96, 24)),
+    "dense in batches, many steps": ("matmul", linear(2, 7, 48, 2048)),
     "dense one column": ("matmul", product(3, 1, 11)),
     "depthwise": ("window", depthwise(9, 14, 32, 1, 32)),
     "depthwise stride 2": ("window", depthwise(9, 27, 24, 1, 24, stride=2)),
@@ -123,6 +141,9 @@ CASES = {
     "transpose": ("elementwise", rearranged(5, 7, 32)),
     "softmax": ("generic", softmax(5, 37)),
     "softmax one row": ("generic", softmax(1, 1000)),
+    "softmax in vectors": ("generic", softmax(6, 96)),
+    "layer norm": ("generic", layer_norm(5, 64)),
+    "layer norm of an odd row": ("generic", layer_norm(3, 37)),
     "few channels pool": ("generic", pooling(13, 11, 3, "max")),
     "generic convolution": ("generic", convolution(1, 6, 7, 5, 16, 3, 1, 1)),
     "generic product": ("generic", product(5, 16, 7)),
@@ -218,6 +239,18 @@ def test_tile_of_resnet_layers_uses_the_registers() -> None:
     tile = choose_tile(56, 64, AVX512)
     assert tile.num_rows * tile.num_columns // 16 == 28
     assert choose_tile(28, 16, AVX512).num_columns == 16
+
+
+def test_what_works_on_the_same_rows_is_one_loop_over_them() -> None:
+    for func in (softmax(640, 96), layer_norm(320, 96)):
+        scheduled = CPU_RULES["generic"](Kernel("rows", func), AVX512)
+        assert scheduled.note == "row by row"
+        assert scheduled.func.script().count("T.parallel") == 1
+
+
+def test_rows_of_a_prime_number_are_filled_up() -> None:
+    assert CPU_RULES["matmul"](Kernel("m", product(193, 48, 64)), AVX512).note.endswith("filled up to whole tiles")
+    assert "filled" not in CPU_RULES["matmul"](Kernel("m", product(196, 48, 64)), AVX512).note
 
 
 def test_one_row_of_an_odd_number_of_vectors_hides_the_latency() -> None:

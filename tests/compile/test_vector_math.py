@@ -104,6 +104,7 @@ GRAPHS: dict[str, str] = {
     "deep": """{ a = Exp (x) b = Tanh (a) c = Sigmoid (b) d = Erf (c) e = Log (c)
                f = Mul (d, e) g = Mul (f, b) y = Add (g, c) }""",
     "elu": "{ a = Elu (x) b = Selu (a) y = Softplus (b) }",
+    "concat": "{ a = Exp (x) b = Relu (x) c = Concat <axis = 0> (a, b) d = Elu (c) y = Mul (d, d) }",
     "softmax": "{ a = Softmax <axis = -1> (x) b = Sigmoid (a) y = LogSoftmax <axis = -1> (b) }",
     "gelu": "{ a = Gelu (x) b = Mul (a, a) y = HardSigmoid (b) }",
     "product": "{ t = Transpose (x) p = MatMul (x, t) s = Sigmoid (p) y = MatMul (s, x) }",

@@ -40,6 +40,7 @@ class _Writer:
         self.arrays: list[Stmt] = []
         """To be put before the loop: inside, TVM would make them one element small."""
         self._before: list[Stmt] = []
+        self._apart = False
 
     def write(self, store: BufferStore) -> Stmt:
         written = self.write_later(store)
@@ -50,6 +51,7 @@ class _Writer:
         if not any(map(_is_ours, _calls(store.value, FUNCTIONS))) or _has_conditional_call(store.value):
             return store
         self._before = []
+        self._apart = bool(_calls(store.value, (CONDITIONAL,)))
         value = tvm_ffi.structural_map(store.value, (Call, self._replace))
         return tirx.SeqStmt([*self._before, BufferStore(store.buffer, value, store.indices)])
 
@@ -57,7 +59,9 @@ class _Writer:
         if not _is_ours(call):
             return call
         (x,) = call.args
-        return FUNCTIONS[_name(call)](x if isinstance(x, TensorLoad) else self._stored(x), self._bind)
+        result = FUNCTIONS[_name(call)](x if isinstance(x, TensorLoad) else self._stored(x), self._bind)
+        # TVM takes a vector with a condition apart, lane by lane, and would not find the variables of whole vectors.
+        return self._stored(result) if self._apart else result
 
     def _bind(self, value: Expr) -> Expr:
         variable = tirx.Var("v", value.ty)

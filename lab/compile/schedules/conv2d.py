@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from tvm import tirx
 from tvm.s_tir import Schedule
 
 from lab.compile.schedules.border import Loops, coefficient, skip_border
@@ -25,8 +24,9 @@ from lab.compile.schedules.kernel import (
     extent,
     largest_divisor,
 )
-from lab.compile.schedules.prefetch import Ahead, fetch_ahead, prefetch_weights
+from lab.compile.schedules.prefetch import Ahead, fetch_ahead, next_block, prefetch_weights
 from lab.compile.schedules.tiling import (
+    FLOAT_BYTES,
     L1_SHARE,
     Tile,
     accumulate_in_registers,
@@ -34,6 +34,7 @@ from lab.compile.schedules.tiling import (
     choose_tile,
     decide_tile,
     parallel_outer,
+    reduction_chunk,
     rows_per_task,
     share_by_rows,
     split,
@@ -43,14 +44,11 @@ from lab.compile.schedules.tiling import (
 from lab.compile.targets.machine import Machine
 from lab.compile.tuning.decisions import Decisions
 
-FLOAT_BYTES = 4
 CONVOLUTIONS = ("conv2d_nhwc", "group_conv2d_nhwc")
 MIN_GROUP = 4  # input channels of a group; with fewer there is nothing to share between outputs
 ADDRESSES = 2  # registers that address the inputs of a tile; LLVM's loops stay whole with two, and not with four
 MIN_REACHED = 7  # output positions of a tile; with fewer, loads of weights cost more than addresses do
-MIN_NEAR_CHUNK = 16
 CHUNKS_FROM = 32  # input channels that tuning tries to reduce at a time
-MIN_CHUNK = 64  # input channels; with fewer, storing what was summed up costs more than the cache gives
 
 
 def schedule(kernel: Kernel, machine: Machine) -> Scheduled:
@@ -150,7 +148,7 @@ def _tile(
 ) -> _Tiled:  # fmt: skip
     n, y, x, k, r, s, c = sch.get_loops(conv.handle)
     num_n, num_y, num_x, num_k, num_r, num_s, num_c = sizes
-    chunk = _channel_chunk(num_c, num_r * num_s, num_y * num_x, tile, machine)
+    chunk = reduction_chunk(num_c, num_r * num_s, num_y * num_x, tile, machine)
     chunk = decisions.decide(
         "channels", chunk, lambda: [c for c in reversed(divisors(num_c)) if c >= CHUNKS_FROM or c in (num_c, chunk)]
     )
@@ -176,40 +174,11 @@ def _tile(
     else:
         accumulate_over_chunks(sch, conv, epilogue, machine, at=task, rows=x_inner, columns=k_inner, chunks=chunks)
     sch.unroll(c_inner)
-    ahead = _ahead(sch, c_steps, [y_inner, x_outer], sizes, tile, chunk, chunks)
+    ahead = next_block(
+        sch, c_steps, [y_inner, x_outer], chunks if chunk < num_c else None,
+        num_taps=num_r * num_s, num_channels=num_c, tile=tile,
+    )  # fmt: skip
     return _Tiled(task if chunk == num_c else chunks, (r, s, x_inner), ahead)
-
-
-def _ahead(
-    sch: Schedule, steps: Any, sweeps: list[Any], sizes: list[int], tile: Tile, chunk: int, chunks: Any
-) -> Ahead:
-    """What comes next in `[K/tile]RSC[tile]`: the next chunk of channels, behind the last one the next block."""
-    _, _, _, _, num_r, num_s, num_c = sizes
-    block = num_r * num_s * num_c * tile.num_columns
-    distance: Any = block
-    if chunk < num_c:
-        last = sch.get(chunks).loop_var == num_c // chunk - 1
-        distance = tirx.Select(last, block - (num_c - chunk) * tile.num_columns, chunk * tile.num_columns)
-    num_floats = chunk // extent(sch, steps) * tile.num_columns
-    passes = tuple((sch.get(loop).loop_var, extent(sch, loop)) for loop in sweeps)
-    return Ahead(sch.get(steps).loop_var, passes, num_floats, distance)
-
-
-def _channel_chunk(num_channels: int, num_taps: int, num_positions: int, tile: Tile, machine: Machine) -> int:
-    """How many input channels to reduce at a time, so that their weights stay in cache for all tiles of a task.
-
-    In the first-level cache where the sums of a whole image stay there too: 683 instead of 870 us for 2048 channels of
-    7x7 positions. Else in the second.
-    """
-    bytes_per_channel = FLOAT_BYTES * num_taps * tile.num_columns
-    near = machine.l1_bytes // L1_SHARE
-    if FLOAT_BYTES * num_positions * tile.num_columns <= near:
-        return largest_divisor(num_channels, max(near // bytes_per_channel, MIN_NEAR_CHUNK))
-    limit = machine.l2_bytes // L1_SHARE // bytes_per_channel
-    if num_channels <= limit:
-        return num_channels
-    chunk = largest_divisor(num_channels, limit)
-    return chunk if chunk >= MIN_CHUNK else num_channels
 
 
 def _place_padding(sch: Schedule, pad: Block, task: Any, sizes: list[int], machine: Machine) -> None:

@@ -5,6 +5,7 @@ Covers softmax, normalisations, reductions over the last axis, and whatever a gr
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 from tvm.s_tir import Schedule
@@ -17,11 +18,12 @@ from lab.compile.schedules.kernel import (
     Scheduled,
     assumed,
     blocks_of,
+    divisors,
     extent,
     is_open,
     largest_divisor,
 )
-from lab.compile.schedules.tiling import parallel_outer, split
+from lab.compile.schedules.tiling import parallel_outer, split, vectorize_last
 from lab.compile.targets.machine import Machine
 
 
@@ -36,10 +38,11 @@ def schedule(kernel: Kernel, machine: Machine) -> Scheduled:
     for block in blocks[:-1]:
         if not block.is_reduction and _is_cheap(sch, block):
             sch.compute_inline(block.handle)
-    left = {block.name for block in blocks_of(sch)}
-    for block in blocks:
-        if block.name not in left:
-            continue
+    left = blocks_of(sch)
+    if len(left) > 1 and _share_rows(sch, left):
+        _row_by_row(sch, left, machine)
+        return Scheduled(sch.mod["main"], note="row by row")
+    for block in left:
         if block.is_reduction:
             _reduction(sch, block, machine)
         else:
@@ -65,6 +68,9 @@ def _reduction(sch: Schedule, block: Block, machine: Machine) -> None:
         work *= assumed(sch, loop)
     if not outputs:
         raise DoesNotFit("everything is reduced to one value")
+    if _reads_in_order(sch, block, reduced[-1], machine):
+        _reduction_in_lanes(sch, block, outputs, reduced[-1], machine, work)
+        return
     if is_open(sch, outputs[-1]):
         _reduction_of_open(sch, block, outputs, reduced, work)
         return
@@ -79,6 +85,99 @@ def _reduction(sch: Schedule, block: Block, machine: Machine) -> None:
     _vectorize(sch, inner)
     init = sch.decompose_reduction(block.handle, reduced[0])
     _vectorize(sch, sch.get_loops(init)[-1])
+
+
+def _reads_in_order(sch: Schedule, block: Block, last: Any, machine: Machine) -> bool:
+    """Whether the reduction runs along the last axis of all it reads that has one, and is worth vectors."""
+    if is_open(sch, last) or not _num_chains(extent(sch, last), machine):
+        return False
+    stmt = sch.get(block.handle)
+    along, num_writes = stmt.iter_vars[-1].var, len(stmt.writes)
+    return num_writes == 1 and any(read.region[-1].min.same_as(along) for read in stmt.reads if len(read.region))
+
+
+def _num_chains(num: int, machine: Machine) -> int:
+    """Into how many interleaved parts to divide a reduction over `num` elements; 0 where none divides them well.
+
+    Each part is a chain of additions, and so is what adds up the parts.
+    """
+    parts = [part for part in divisors(num) if part % (machine.num_lanes // 2) == 0 and part < num]
+    return min(parts, key=lambda part: num // part + part, default=0)
+
+
+def _reduction_in_lanes(
+    sch: Schedule, block: Block, outputs: list[Any], last: Any, machine: Machine, work: int
+) -> None:
+    partial = _partial(sch, block, last, machine)
+    task = parallel_outer(sch, sch.get_loops(block.handle)[: len(outputs)], work)
+    _place_partial(sch, partial, task)
+
+
+def _partial(sch: Schedule, block: Block, last: Any, machine: Machine) -> Any:
+    """A block in which each lane reduces every eighth or sixteenth element; what is left of `block` reduces the lanes.
+
+    One chain of additions would wait for itself, four cycles an element; LLVM may not change their order.
+    """
+    _, lanes = split(sch, last, _num_chains(extent(sch, last), machine))
+    partial = sch.rfactor(lanes, block.kinds.count(0))
+    sch.set_scope(partial, 0, "local")
+    return partial
+
+
+def _place_partial(sch: Schedule, partial: Any, task: Any) -> None:
+    sch.compute_at(partial, task)
+    *_, lanes, steps = sch.get_loops(partial)
+    sch.reorder(steps, lanes)
+    sch.vectorize(lanes)
+    init = sch.decompose_reduction(partial, steps)
+    _vectorize(sch, sch.get_loops(init)[-1])
+
+
+def _share_rows(sch: Schedule, blocks: list[Block]) -> bool:
+    """Whether all blocks work on the same rows, as those of a softmax or a layer normalisation do."""
+    shape = [sch.get(loop).extent for loop in sch.get_loops(blocks[-1].handle)]
+    if blocks[-1].is_reduction or len(shape) < 2 or not any(block.is_reduction for block in blocks):
+        return False
+    if not all(hasattr(size, "value") for size in shape):
+        return False
+    rows = [int(size) for size in shape[:-1]]
+    for block in blocks:
+        loops = sch.get_loops(block.handle)
+        sizes = [getattr(sch.get(loop).extent, "value", None) for loop in loops]
+        if sizes[: len(rows)] != rows or len(sizes) > len(shape) or 2 in block.kinds[: len(rows)]:
+            return False
+        stmt = sch.get(block.handle)
+        if not all(_starts_with_rows(access, stmt.iter_vars[: len(rows)]) for access in stmt.writes):
+            return False
+    return True
+
+
+def _starts_with_rows(access: Any, iterators: Any) -> bool:
+    return all(entry.min.same_as(axis.var) for entry, axis in zip(access.region, iterators, strict=False))
+
+
+def _row_by_row(sch: Schedule, blocks: list[Block], machine: Machine) -> None:
+    """A task does everything for its rows: they stay in the first-level cache, and cores meet once, not per block."""
+    loops = sch.get_loops(blocks[-1].handle)
+    work = prod(extent(sch, loop) for loop in loops) * len(blocks)
+    partials = {
+        block.name: _partial(sch, block, sch.get_loops(block.handle)[-1], machine)
+        for block in blocks
+        if block.is_reduction and _reads_in_order(sch, block, sch.get_loops(block.handle)[-1], machine)
+    }
+    task = parallel_outer(sch, loops[:-1], work)
+    for block in reversed(blocks[:-1]):
+        sch.compute_at(block.handle, task)
+        if len(block.kinds) == len(loops) - 1 or block.is_reduction:
+            sch.set_scope(block.handle, 0, "local")
+        if block.name in partials:
+            _place_partial(sch, partials[block.name], task)
+            lanes = sch.get_loops(block.handle)[-1]
+            sch.decompose_reduction(block.handle, lanes)
+            sch.unroll(lanes)
+        elif not block.is_reduction and len(block.kinds) == len(loops):
+            vectorize_last(sch, block.handle, machine)
+    vectorize_last(sch, blocks[-1].handle, machine)
 
 
 def _reduction_of_open(sch: Schedule, block: Block, outputs: list[Any], reduced: list[Any], work: int) -> None:

@@ -7,20 +7,23 @@ asks for its share of what comes next, and both go on at once.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 from tvm import tirx
 from tvm.ir.expr import TensorLoad
+from tvm.s_tir import Schedule
 from tvm.s_tir.stmt import SBlockRealize
 from tvm.tirx import BufferLoad, Evaluate, For, IntImm, PrimFunc, SeqStmt
 from tvm_ffi.structural import structural_map
 
 from lab.compile.schedules.border import replace_variables
+from lab.compile.schedules.kernel import extent
+from lab.compile.schedules.tiling import FLOAT_BYTES, Tile
 from lab.compile.targets.machine import Machine
 
-FLOAT_BYTES = 4
 LINE_FLOATS = 16  # of a cache line
 READ, SECOND_LEVEL, DATA = 0, 2, 1  # llvm.prefetch: no write, into the second-level cache, not instructions
 
@@ -38,6 +41,33 @@ class Ahead:
     sweeps: tuple[tuple[Any, int], ...]
     num_floats: int
     distance: Any
+
+
+def next_block(
+    sch: Schedule,
+    steps: Any,
+    sweeps: Sequence[Any],
+    chunks: Any | None,
+    *,
+    num_taps: int,
+    num_channels: int,
+    tile: Tile,
+) -> Ahead:
+    """What comes next in weights packed as `[K/tile]RSC[tile]`: the next chunk of channels, in the end the next block.
+
+    Args:
+        steps: the loop over parts of a chunk.
+        sweeps: the loops that read the same chunk again, outermost first.
+        chunks: the loop over chunks of channels; None where all are reduced at once.
+    """
+    num_chunks = 1 if chunks is None else extent(sch, chunks)
+    chunk, columns = num_channels // num_chunks, tile.num_columns
+    distance: Any = num_taps * num_channels * columns
+    if chunks is not None:
+        last = sch.get(chunks).loop_var == num_chunks - 1
+        distance = tirx.Select(last, distance - (num_channels - chunk) * columns, chunk * columns)
+    passes = tuple((sch.get(loop).loop_var, extent(sch, loop)) for loop in sweeps)
+    return Ahead(sch.get(steps).loop_var, passes, chunk // extent(sch, steps) * columns, distance)
 
 
 def fetch_ahead(weights: Any, machine: Machine) -> bool:
@@ -103,10 +133,10 @@ def _requests(buffer: Any, start: list[Any], ahead: Ahead) -> Any:
     would cost a walk through the page tables each.
     """
     num_lines = -(-ahead.num_floats // LINE_FLOATS)
-    share = -(-num_lines // prod(extent for _, extent in ahead.sweeps))
+    share = -(-num_lines // prod(num for _, num in ahead.sweeps))
     sweep: Any = IntImm("int64", 0)
-    for var, extent in ahead.sweeps:
-        sweep = sweep * extent + tirx.Cast("int64", var)
+    for var, num in ahead.sweeps:
+        sweep = sweep * num + tirx.Cast("int64", var)
     position: Any = IntImm("int64", 0)
     for index, size in zip(start, buffer.shape, strict=True):
         position = position * size + index
