@@ -1,6 +1,6 @@
 """Quality of our FCN by our pipeline against torchvision's FCN class by torchvision's reference recipe, on land cover.
 
-    python benchmarks/segmentation_quality.py [--seeds 0 1 2] [--views 16] [--epochs 10] [--width 16] [--data FOLDER]
+    python benchmarks/segmentation_quality.py [--seeds 0 1 2] [--views 16] [--epochs 20] [--width 16] [--data FOLDER]
 
 Same data (colours of the training blocks without the validation ones, scored on the test blocks at their own size),
 same ResNet-18 of output stride 16 and of `--width` channels with the same initial weights, same budget: as many
@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.segmentation.fcn import FCN, FCNHead
 
-from lab.artifacts.files import write_json, write_text
+from lab.artifacts.files import read_json, write_json, write_text
 from lab.artifacts.manifest import now
 from lab.artifacts.rundir import RunDir
 from lab.config.load import build, read_source
@@ -170,58 +170,74 @@ def table(results: dict[str, Any]) -> str:
     lines = [
         "# FCN (ResNet-18) on land cover: our pipeline against torchvision's class and reference recipe",
         "",
-        f"{results['megapixels']:.1f} million training pixels each, width {width}, seeds {results['seeds']}, "
-        f"{results['cpu']}, {results['num_threads']} thread(s). Test blocks at their own size; mean and standard "
-        "deviation in %.",
+        f"{results['megapixels']:.1f} million training pixels each, width {width}, "
+        f"{results['reference_steps']} steps of torchvision's, {results['cpu']}, {results['num_threads']} thread(s). "
+        "Test blocks at their own size; mean and standard deviation in %.",
         "",
-        "| | mIoU | pixel accuracy | mean class accuracy | CPU time of training, s |",
-        "|---|---|---|---|---|",
+        "| trained by | seeds | mIoU | pixel accuracy | mean class accuracy | CPU time of training, s |",
+        "|---|---|---|---|---|---|",
     ]
     for name, scores in results["summary"].items():
         cells = [
             f"{100 * scores[key]['mean']:.2f} ± {100 * scores[key]['std']:.2f}"
             for key in ("miou", "pixel_accuracy", "mean_class_accuracy")
         ]
-        lines.append(f"| {name} | {' | '.join(cells)} | {scores['cpu_s']['mean']:.0f} |")
+        lines.append(f"| {name} | {len(results['runs'][name])} | {' | '.join(cells)} | {scores['cpu_s']['mean']:.0f} |")
     return "\n".join([*lines, "", "Made by `python benchmarks/segmentation_quality.py`.", ""])
+
+
+def merged(path: Path, kept: dict[str, Any]) -> dict[str, dict[str, dict[str, float]]]:
+    """Runs by contestant and seed of an earlier call at the same size; none where the size was another."""
+    old = read_json(path) if path.exists() else {}
+    same = all(old.get(name) == value for name, value in kept.items())
+    runs: dict[str, dict[str, dict[str, float]]] = old["runs"] if same else {}
+    return runs
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--views", type=int, default=16)
-    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--width", type=int, default=16)
     parser.add_argument("--threads", type=int, default=num_cores())
+    parser.add_argument("--only", choices=["ours", *RATE_PER_32])
     parser.add_argument("--data", type=Path, help="folder of the catalog's data sets")
     parser.add_argument("--out", type=Path, default=RESULTS / "segmentation_quality.json")
     arguments = parser.parse_args()
     set_quiet(True)
     torch.set_num_threads(arguments.threads)
-    runs: dict[str, list[dict[str, float]]] = {name: [] for name in ("ours", *RATE_PER_32)}
-    pixels = 0
     for seed in arguments.seeds:
         config = our_config(seed, arguments)
         task = LEARN["segmentation"](config)
         pixels = arguments.epochs * len(task.train_loader()) * config.train.batch_size * config.image.side**2
-        runs["ours"].append(run_ours(config))
-        for name, rate in RATE_PER_32.items():
-            runs[name].append(run_reference(task, rate, seed, round(pixels / (BATCH * CROP**2))))
-        print(seed, {name: values[-1] for name, values in runs.items()}, flush=True)
+        num_steps = round(pixels / (BATCH * CROP**2))
+        for name in [arguments.only] if arguments.only else ["ours", *RATE_PER_32]:
+            rate = RATE_PER_32.get(name)
+            found = run_ours(config) if rate is None else run_reference(task, rate, seed, num_steps)
+            print(name, seed, found, flush=True)
+            record(arguments, config, {"megapixels": pixels / 1e6, "reference_steps": num_steps}, name, found)
+
+
+def record(
+    arguments: argparse.Namespace, config: Any, size: dict[str, Any], name: str, found: dict[str, float]
+) -> None:
+    """Merge one run into the file, and write the table."""
+    drawn = {"runs_dir", "data", "seed"}
+    kept = {"config": config.model_dump(mode="json", exclude=drawn), **size}
+    runs = merged(arguments.out, kept)
+    runs.setdefault(name, {})[str(config.seed)] = found
     results = {
         "created": now(),
-        "config": config.model_dump(mode="json", exclude={"runs_dir", "data"}),
-        "seeds": arguments.seeds,
-        "megapixels": pixels / 1e6,
+        **kept,
         "cpu": cpu_name(),
         "num_threads": arguments.threads,
         "runs": runs,
-        "summary": {name: summary(values) for name, values in runs.items()},
+        "summary": {name: summary(list(by_seed.values())) for name, by_seed in runs.items()},
         "versions": versions(),
     }
     write_json(arguments.out, results)
     write_text(arguments.out.with_suffix(".md"), table(results))
-    print(table(results))
 
 
 if __name__ == "__main__":

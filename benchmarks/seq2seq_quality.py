@@ -3,6 +3,7 @@
     .venv/bin/python benchmarks/seq2seq_quality.py                     # everything: hours, see --help
     .venv/bin/python benchmarks/seq2seq_quality.py --parts speed       # windows of both, interleaved, minutes
     .venv/bin/python benchmarks/seq2seq_quality.py --parts decoding --data cmudict --bundle BUNDLE
+        # the bundle: lab train, then lab compile RUN --target x86 --batch 1 --batch 64
 
 JoeyNMT runs in an environment of its own, build/peers/joeynmt, which this script makes. It takes PyTorch and the other
 heavy packages from our environment, so that both run on the same build of them, and it pins what JoeyNMT adds. Both
@@ -67,7 +68,7 @@ def make_environment() -> Path:
 # ---- both sides as (step, number of target tokens) -------------------------------------------------------------------
 
 
-def our_config(name: str, args: argparse.Namespace) -> Any:
+def our_config(name: str, args: argparse.Namespace, seed: int) -> Any:
     from lab.config.load import build, read_source
     from lab.tasks.seq2seq.config import Seq2SeqConfig
 
@@ -75,7 +76,7 @@ def our_config(name: str, args: argparse.Namespace) -> Any:
         "model.encoder.num_layers=1", "model.decoder.num_layers=1",
         "model.encoder.directions=both", "model.decoder.attention=mlp", "model.decoder.state_init=last",
         "model.decoder.input_feeding=true", "loss.normalization=tokens", f"search.beam_size={BEAM_SIZE}",
-        f"search.length_penalty={ALPHA}", f"seed={args.seed}", "train.device=cpu", "train.precision=float32",
+        f"search.length_penalty={ALPHA}", f"seed={seed}", "train.device=cpu", "train.precision=float32",
         "tracking.enabled=false", "optimizer.weight_decay=0", "schedule.name=constant", "schedule.warmup_epochs=0",
     ]  # fmt: skip
     return build(read_source(REPO / f"configs/seq2seq/{CONFIGS[name]}.yaml", [*same, *args.overrides]), Seq2SeqConfig)
@@ -266,23 +267,26 @@ def measure_speed(task: Any, args: argparse.Namespace) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def measure_quality(task: Any, args: argparse.Namespace) -> dict[str, Any]:
-    """Both trained for the same updates on the same batches, decoded with the same beam, scored by one scorer."""
-    found = {}
-    for make in (Ours, Joey):
-        side, batches = make(task), batches_of(task)
-        cpu, wall = time.process_time(), time.perf_counter()
-        for number in range(args.updates):
-            side.step(next(batches))
-            if (number + 1) % 500 == 0:
-                print(f"{side.name}: {number + 1} updates, {time.perf_counter() - wall:.0f} s", flush=True)
-        found[side.name] = score(side, task, args) | {
-            "updates": args.updates,
-            "train_cpu_s": time.process_time() - cpu,
-            "train_wall_s": time.perf_counter() - wall,
-        }  # fmt: skip
-        print(side.name, found[side.name], flush=True)
-    return found
+def measure_quality(name: str, args: argparse.Namespace, keep: Callable[[dict[str, Any]], None]) -> None:
+    """Both trained for the same updates on the same batches, decoded with the same beam, scored by one scorer.
+
+    `keep` is given each finished run.
+    """
+    from lab.tasks.seq2seq.learn import Seq2SeqTask
+
+    for seed in args.seeds:
+        task = Seq2SeqTask(our_config(name, args, seed))
+        for make in (Ours, Joey):
+            side, batches = make(task), batches_of(task)
+            cpu, wall = time.process_time(), time.perf_counter()
+            for number in range(args.updates):
+                side.step(next(batches))
+                if (number + 1) % 500 == 0:
+                    print(f"{side.name}: {number + 1} updates, {time.perf_counter() - wall:.0f} s", flush=True)
+            taken = {"train_cpu_s": time.process_time() - cpu, "train_wall_s": time.perf_counter() - wall}
+            row = {"side": side.name, "seed": seed, "updates": args.updates, **score(side, task, args), **taken}
+            print(row, flush=True)
+            keep(row)
 
 
 def test_batches(task: Any, args: argparse.Namespace) -> Iterator[tuple[list[Any], dict[str, Any]]]:
@@ -358,18 +362,29 @@ def table(result: dict[str, Any]) -> str:
             lines.append(
                 f"| {name} | training target tokens/s, CPU | {values[0]} | {values[1]} | {speed['ratio']:.2f} | 1.2 |"
             )
-        if quality := part.get("quality"):
-            for score_name in quality["lab"]["scores"]:
-                ours, theirs = (quality[who]["scores"][score_name] for who in ("lab", "JoeyNMT"))
-                updates = quality["lab"]["updates"]
-                lines.append(f"| {name} | {score_name}, {updates} updates | {ours:.4f} | {theirs:.4f} | | no worse |")
-        if decoding := part.get("decoding"):
+        lines += quality_lines(name, part.get("quality", []))
+        for _, decoding in sorted(part.get("decoding", {}).items()):
             seconds, ours = decoding["seconds_per_batch"], decoding["ratio_of"]
-            what = f"beam-5 decoding of {decoding['batch']}, s ({ours})"
-            lines.append(
-                f"| {name} | {what} | {seconds[ours]:.3f} | {seconds['JoeyNMT']:.3f} | {decoding['ratio']:.2f} | 3 |"
-            )
+            what = f"beam-5 decoding of {decoding['batch']}, {decoding['threads']} thread(s), ms ({ours})"
+            cells = [f"{1000 * seconds[who]:.2f}" for who in (ours, "JoeyNMT")]
+            lines.append(f"| {name} | {what} | {' | '.join(cells)} | {decoding['ratio']:.2f} | 3 |")
     return "\n".join(lines) + "\n"
+
+
+def quality_lines(name: str, rows: list[dict[str, Any]]) -> Iterator[str]:
+    """Mean and standard deviation over the seeds that both sides have."""
+    sides = {who: [row for row in rows if row["side"] == who] for who in ("lab", "JoeyNMT")}
+    if not all(sides.values()):
+        return
+    for score_name in rows[0]["scores"]:
+        columns = [[row["scores"][score_name] for row in own] for own in sides.values()]
+        cells = [
+            f"{statistics.mean(values):.4f} ± {statistics.stdev(values) if len(values) > 1 else 0.0:.4f}"
+            for values in columns
+        ]
+        ratio = statistics.mean(columns[0]) / statistics.mean(columns[1])
+        what = f"{score_name}, {rows[0]['updates']} updates, {len(columns[0])} seed(s)"
+        yield f"| {name} | {what} | {' | '.join(cells)} | {ratio:.3f} | no worse |"
 
 
 def run(args: argparse.Namespace) -> None:
@@ -384,22 +399,30 @@ def run(args: argparse.Namespace) -> None:
     set_quiet(True)
     torch.set_num_threads(args.threads)
     result: dict[str, Any] = read_json(args.out) if args.out.exists() else {"data": {}}
-    measures = {"speed": measure_speed, "quality": measure_quality, "decoding": measure_decoding}
     for name in args.data:
-        config = our_config(name, args)
-        task = Seq2SeqTask(config)
-        for part in args.parts:
-            result["data"].setdefault(name, {})[part] = measures[part](task, args)
-            about = {
-                "cpu": cpu_name(),
-                "num_threads": args.threads,
-                "created": now(),
-                "torch": torch.__version__,
-                "pins": list(PINS),
-            }
-            result["data"][name]["config"] = config.model_dump(mode="json")
+        config = our_config(name, args, args.seeds[0])
+        part = result["data"].setdefault(name, {})
+        part["config"] = config.model_dump(mode="json")
+
+        def save() -> None:
+            about = {"cpu": cpu_name(), "created": now(), "torch": torch.__version__, "pins": list(PINS)}
             write_json(args.out, about | {"data": result["data"]})
             write_text(args.out.with_suffix(".md"), table(result))
+
+        def keep(row: dict[str, Any], part: dict[str, Any] = part) -> None:
+            same = ("side", "seed")
+            old = [other for other in part.get("quality", []) if any(other[key] != row[key] for key in same)]
+            part["quality"] = [*(other for other in old if other["updates"] == row["updates"]), row]
+            save()
+
+        if "speed" in args.parts:
+            part["speed"] = measure_speed(Seq2SeqTask(config), args) | {"threads": args.threads}
+        if "quality" in args.parts:
+            measure_quality(name, args, keep)
+        if "decoding" in args.parts:
+            measured = measure_decoding(Seq2SeqTask(config), args) | {"threads": args.threads}
+            part.setdefault("decoding", {})[f"batch {args.decode_batch}, threads {args.threads}"] = measured
+        save()
     print(table(result))
 
 
@@ -410,7 +433,7 @@ def arguments() -> argparse.Namespace:
         "--parts", nargs="+", choices=["speed", "quality", "decoding"], default=["speed", "quality", "decoding"]
     )
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="quality; the rest takes the first")
     parser.add_argument("--windows", type=int, default=10, help="speed: pairs of windows")
     parser.add_argument("--steps-per-window", type=int, default=10)
     parser.add_argument("--updates", type=int, default=3000, help="quality: optimizer steps of each")

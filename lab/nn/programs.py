@@ -22,7 +22,9 @@ def _call_of(module: nn.Module, signature: Signature) -> Call:
 
     @torch.inference_mode()
     def call(inputs: Mapping[str, np.ndarray]) -> Arrays:
-        tensors = (torch.from_numpy(np.ascontiguousarray(inputs[spec.name])).to(device) for spec in signature.inputs)
+        # torch warns of arrays that it could write to and must not: such are copied.
+        arrays = (np.require(inputs[spec.name], requirements=("C", "W")) for spec in signature.inputs)
+        tensors = (torch.from_numpy(array).to(device) for array in arrays)
         return {spec.name: _array(t) for spec, t in zip(signature.outputs, module(*tensors), strict=True)}
 
     return call

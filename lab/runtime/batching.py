@@ -19,12 +19,16 @@ class Chunk:
 
 
 @lru_cache(maxsize=256)
-def plan(num_samples: int, batch_sizes: tuple[int, ...]) -> tuple[Chunk, ...]:
-    """The chunks that cover `num_samples` with the fewest computed samples, then the fewest calls; largest first."""
+def plan(num_samples: int, batch_sizes: tuple[int, ...], per_call: int = 0) -> tuple[Chunk, ...]:
+    """The chunks that cover `num_samples` with the fewest computed samples, then the fewest calls; largest first.
+
+    Args:
+        per_call: what each call costs beside its samples, in samples.
+    """
     sizes = sorted(batch_sizes, reverse=True)
     # Some of any `largest` other calls add up to a multiple of the largest size, so fewer than that are ever needed.
     num_largest = max(0, num_samples // sizes[0] - sizes[0])
-    chosen = [sizes[0]] * num_largest + _cheapest(num_samples - num_largest * sizes[0], sizes)
+    chosen = [sizes[0]] * num_largest + _cheapest(num_samples - num_largest * sizes[0], sizes, per_call)
     chunks, start = [], 0
     for size in chosen:
         taken = min(size, num_samples - start)
@@ -33,11 +37,11 @@ def plan(num_samples: int, batch_sizes: tuple[int, ...]) -> tuple[Chunk, ...]:
     return tuple(chunks)
 
 
-def _cheapest(num_samples: int, sizes: Sequence[int]) -> list[int]:
+def _cheapest(num_samples: int, sizes: Sequence[int], per_call: int) -> list[int]:
     best: list[tuple[int, int, int]] = [(0, 0, 0)]  # samples computed, calls, last size
     for count in range(1, num_samples + 1):
         options = [(size, best[max(count - size, 0)]) for size in sizes]
-        best.append(min((cost + size, calls + 1, size) for size, (cost, calls, _) in options))
+        best.append(min((cost + size + per_call, calls + 1, size) for size, (cost, calls, _) in options))
     found, left = [], num_samples
     while left > 0:
         found.append(best[left][2])

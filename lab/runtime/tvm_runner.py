@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -18,20 +18,13 @@ from lab.core.signature import Signature, TensorSpec
 from lab.runtime import batching, cuda, threads
 from lab.runtime.levels import pick_level
 from lab.runtime.parts import PartSequence, Run, in_onnxruntime
+from lab.runtime.slots import InputSlots
 
 BATCH = "batch"
 DEVICE_CPU = "cpu"
 
 
-MAX_SLOTS = 64
 CPU_DEVICE_TYPE = 1  # DLPack's kDLCPU
-
-
-class _Slot(NamedTuple):
-    """A tensor and its memory as numpy sees it."""
-
-    tensor: Any
-    view: np.ndarray
 
 
 class TvmRunner:
@@ -68,13 +61,16 @@ class TvmRunner:
         self._tvm = _import_runtime()
         self.num_threads = threads.check_pool(wanted)
         self._device = self._open_device(target)
+        self._is_cpu = self._device.dlpack_device_type() == CPU_DEVICE_TYPE
         entries = [
             entry
             for entry in self.manifest.entries
             if entry.function == function and entry.level in ("", self.target.mcpu)
         ]
         self._machines = {entry.batch_size: self._load(path, entry) for entry in entries}
-        self._inputs: dict[tuple[str, tuple[int, ...]], _Slot] = {}
+        self._slots = InputSlots(lambda array: self._tvm.tensor(array, self._device))
+        # A step of a loop reads all its weights for a few rows: a call costs about as much as the smallest batch does.
+        self._per_call = 0 if function == MAIN else min(self._machines)
         self._axes = {spec.name: spec.shape.index(BATCH) for spec in self.signature.inputs if BATCH in spec.shape}
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -89,7 +85,7 @@ class TvmRunner:
         num_samples = dims[BATCH]
         if num_samples == 0:
             raise DataError("no samples to run", got="a batch of 0", expected="at least 1")
-        chunks = batching.plan(num_samples, tuple(self._machines))
+        chunks = batching.plan(num_samples, tuple(self._machines), self._per_call)
         self._check_splittable(num_samples, chunks)
         parts = [self._run_chunk(inputs, chunk) for chunk in chunks]
         return self._named([_join([part[i] for part in parts], spec) for i, spec in enumerate(self.signature.outputs)])
@@ -104,10 +100,15 @@ class TvmRunner:
     def close(self) -> None:
         """Release the libraries' machines; calling again does nothing."""
         self._machines = {}
-        self._inputs = {}
+        self._slots.clear()
 
     def _run_chunk(self, inputs: Mapping[str, np.ndarray], chunk: batching.Chunk) -> list[np.ndarray]:
-        outputs = self._call(self._machines[chunk.batch_size], batching.take(inputs, self._axes, chunk))
+        machine = self._machines[chunk.batch_size]
+        if self._is_cpu and not isinstance(machine, PartSequence):
+            names = (spec.name for spec in self.signature.inputs)
+            outputs = self._results(machine(*[self._rows(name, inputs[name], chunk) for name in names]))
+        else:
+            outputs = self._call(machine, batching.take(inputs, self._axes, chunk))
         if chunk.num_samples == chunk.batch_size:
             return outputs
         return [
@@ -122,25 +123,21 @@ class TvmRunner:
 
     def _call_library(self, machine: Any, names: Sequence[str], values: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """Inputs in the order of `names`, one tensor or a tuple of them back."""
-        result = machine(*[self._tensor(name, values[name]) for name in names])
+        return self._results(machine(*[self._tensor(name, values[name]) for name in names]))
+
+    @staticmethod
+    def _results(result: Any) -> list[np.ndarray]:
         tensors = [result] if hasattr(result, "numpy") else list(result)
         return [_array(tensor) for tensor in tensors]
 
     def _tensor(self, name: str, array: np.ndarray) -> Any:
-        """`array` in memory that is aligned as compiled code expects; on a CPU in the same memory from call to call,
-        which takes a fifteenth of the time of a new tensor.
-        """
-        if self._device.dlpack_device_type() != CPU_DEVICE_TYPE:
-            return self._tvm.tensor(np.asarray(array, order="C"), self._device)
-        slot = self._inputs.get((name, array.shape))
-        if slot is None:
-            if len(self._inputs) >= MAX_SLOTS:  # a service sees sequences of every length
-                self._inputs.clear()
-            tensor = self._tvm.tensor(np.asarray(array, order="C"), self._device)
-            slot = self._inputs[name, array.shape] = _Slot(tensor, np.from_dlpack(tensor))
-        else:
-            np.copyto(slot.view, array)
-        return slot.tensor
+        if self._is_cpu:
+            return self._slots.whole(name, array)
+        return self._tvm.tensor(np.asarray(array, order="C"), self._device)
+
+    def _rows(self, name: str, array: np.ndarray, chunk: batching.Chunk) -> Any:
+        axis = self._axes.get(name)
+        return self._slots.whole(name, array) if axis is None else self._slots.rows(name, array, axis, chunk)
 
     def _named(self, outputs: list[np.ndarray]) -> dict[str, np.ndarray]:
         return {spec.name: output for spec, output in zip(self.signature.outputs, outputs, strict=True)}
@@ -193,11 +190,7 @@ class TvmRunner:
             )  # fmt: skip
         with cuda.machine_code(path / entry.kernels) if entry.kernels else nullcontext():
             module = self._tvm.load_module(str(path / entry.library))
-        devices = (
-            [self._device]
-            if self._device.dlpack_device_type() == CPU_DEVICE_TYPE
-            else [self._device, self._tvm.device("cpu", 0)]
-        )
+        devices = [self._device] if self._is_cpu else [self._device, self._tvm.device("cpu", 0)]
         return VirtualMachine(module, devices)[MAIN]  # whatever the program calls it
 
 

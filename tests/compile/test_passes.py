@@ -237,6 +237,16 @@ def test_a_dense_head_that_is_the_output_is_padded(tmp_path: Path, run_compiled,
     np.testing.assert_allclose(actual, expected, atol=1e-5)
 
 
+def test_the_last_product_before_probabilities_is_padded(tmp_path: Path, run_compiled, run_onnx) -> None:  # type: ignore[no-untyped-def]
+    g = Graph([5, 12])
+    path = g.save(tmp_path / "m.onnx", g.op("LogSoftmax", g.op("Gemm", "x", g.weights(12, 43), g.weights(43)), axis=-1))
+    compiled = compile_onnx(path, resolve_target("x86"))
+    assert any("x48" in row.reason for row in compiled.report.rows), compiled.report.rows
+    x = np.random.default_rng(0).standard_normal((5, 12)).astype(np.float32)
+    (actual,), (expected,) = run_compiled(compiled, x), run_onnx(path, {"x": x})
+    np.testing.assert_allclose(actual, expected, atol=1e-5)
+
+
 def test_parts_of_a_split_join_what_reads_them(tmp_path: Path, run_compiled, run_onnx) -> None:  # type: ignore[no-untyped-def]
     model = onnx.parser.parse_model(
         """<ir_version: 8, opset_import: ["": 18]> g (float[4,48] x) => (float[4,16] y)

@@ -34,6 +34,13 @@ def test_fewer_calls_win_among_equals() -> None:
     assert plan(3, (4,)) == (Chunk(0, 3, 4),)
 
 
+def test_a_call_that_costs_more_than_padding_is_not_made() -> None:
+    assert plan(315, (5, 320), per_call=5) == (Chunk(0, 315, 320),)
+    assert plan(160, (5, 320), per_call=5)[0].batch_size == 5
+    assert plan(165, (5, 320), per_call=5) == (Chunk(0, 165, 320),)
+    assert plan(9, (5, 320), per_call=5) == (Chunk(0, 5, 5), Chunk(5, 4, 5))
+
+
 def test_take_slices_pads_and_leaves_the_rest() -> None:
     arrays = {"x": np.arange(10).reshape(5, 2), "y": np.arange(10).reshape(2, 5), "constant": np.arange(3)}
     part = take(arrays, {"x": 0, "y": 1}, Chunk(3, 2, 4))

@@ -18,10 +18,12 @@ CONVOLUTION, PRODUCT = "relax.nn.conv2d", "relax.matmul"
 COPIES = frozenset(
     f"relax.{name}" for name in ("concat", "image.resize2d", "permute_dims", "reshape", "flatten", "topk")
 )
+PROBABILITIES = frozenset({"relax.nn.softmax", "relax.nn.log_softmax"})  # kernels of their own too
 
 
 def pad_channels(mod: IRModule, num_lanes: int) -> IRModule:
-    """Pad every NHWC convolution and constant product whose result, after at most a constant added, is only copied."""
+    """Pad every NHWC convolution and constant product whose result, after at most a constant added, is only copied
+    or turned into probabilities."""
     for var, func in list(mod.functions.items()):
         if isinstance(func, relax.Function):
             mod.update_func(var, _Padder(_readers(func), num_lanes).visit_expr(func))
@@ -58,7 +60,7 @@ class _Padder(relax.PyExprMutator):  # type: ignore[misc]
     def visit_var_binding_(self, binding: Any) -> None:
         call = binding.value
         if getattr(getattr(call, "op", None), "name", "") in (CONVOLUTION, PRODUCT, "relax.add"):
-            only_copied = set(self.readers.get(binding.var, {})) <= COPIES
+            only_copied = set(self.readers.get(binding.var, {})) <= COPIES | PROBABILITIES
             value = self._padded(self.visit_expr(call)) if only_copied else None
             if value is not None:
                 inside = isinstance(binding.var, relax.DataflowVar)

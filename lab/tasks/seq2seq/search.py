@@ -109,7 +109,7 @@ class _Search:
         encoded = functions["encode"](inputs)
         size, beam = len(inputs["source"]), options.beam_size
         rows = np.repeat(np.arange(size), beam)
-        self.memory = {name: array[rows] for name, array in encoded.items() if not name.startswith(STATE)}
+        self.memory = {name: _frozen(array[rows]) for name, array in encoded.items() if not name.startswith(STATE)}
         self.states = {name: array[rows] for name, array in encoded.items() if name.startswith(STATE)}
         self.sources = np.arange(size)
         self.rows = np.arange(size)
@@ -119,6 +119,7 @@ class _Search:
         self.ended = _Ended.none(size, beam)
         self.history = _History()
         self.num_columns = inputs["source"].shape[1]
+        self.first_limit = int(options.limit_N.min(initial=0))
 
     def run(self) -> dict[str, np.ndarray]:
         step = 0
@@ -132,17 +133,18 @@ class _Search:
         beam, num_rows = self.options.beam_size, len(self.tokens_AK)
         feed = {"token": self.tokens_AK.reshape(-1), **self.memory, **self.states}
         outputs = self.step_function(feed)
-        log_probs_AKV = self._allowed(outputs["log_probs"].reshape(num_rows, beam, -1), step)
-        scores_AK, parents_AK, tokens_AK = _best(self.live_AK[:, :, None] + log_probs_AKV, beam)
+        totals_AKV = self._allowed(outputs["log_probs"].reshape(num_rows, beam, -1), step)
+        totals_AKV += self.live_AK[:, :, None]
+        scores_AK, parents_AK, tokens_AK = _best(totals_AKV, beam)
         # Ranks beyond the places that are still free do not count.
         free_A = np.zeros(num_rows, int)
         free_A[self.rows] = beam - self.ended.count_N[self.sources]
         alive_AK = (np.arange(beam) < free_A[:, None]) & (scores_AK > DEAD)
         ended_AK = alive_AK & (tokens_AK == END)
-        final_AK = scores_AK / self.options.penalty(step + 1.0)
-        own = self.rows
-        self.ended.add(self.sources, ended_AK[own], final_AK[own], parents_AK[own], step)
-        alive_AK &= ~ended_AK
+        if ended_AK.any():
+            final_AK, own = scores_AK / self.options.penalty(step + 1.0), self.rows
+            self.ended.add(self.sources, ended_AK[own], final_AK[own], parents_AK[own], step)
+            alive_AK &= ~ended_AK
         self.live_AK = np.where(alive_AK, scores_AK, DEAD)
         self.tokens_AK = np.where(alive_AK, tokens_AK, PAD)
         self._record(parents_AK, outputs["attention"].reshape(num_rows, beam, -1))
@@ -152,11 +154,11 @@ class _Search:
     def _allowed(self, log_probs_AKV: np.ndarray, step: int) -> np.ndarray:
         """Without what cannot come next; at the limit only </s> can."""
         allowed = log_probs_AKV.astype(np.float64)
-        allowed[..., [PAD, BEGIN]] = DEAD
+        allowed[..., PAD] = allowed[..., BEGIN] = DEAD
         if step < self.options.min_length:
             allowed[..., END] = DEAD
-        at_limit = self.rows[self.options.limit_N[self.sources] <= step]
-        if len(at_limit):
+        if step >= self.first_limit:
+            at_limit = self.rows[self.options.limit_N[self.sources] <= step]
             end = log_probs_AKV[at_limit, :, END]
             allowed[at_limit] = DEAD
             allowed[at_limit, :, END] = end
@@ -164,9 +166,12 @@ class _Search:
 
     def _record(self, parents_AK: np.ndarray, attention_AKS: np.ndarray) -> None:
         size, beam = self.ended.scores_NK.shape
-        tokens, parents, rows = np.zeros((size, beam), np.int64), np.zeros((size, beam), int), np.zeros(size, int)
-        tokens[self.sources], parents[self.sources] = self.tokens_AK[self.rows], parents_AK[self.rows]
-        rows[self.sources] = self.rows
+        if len(self.sources) == size:  # none was dropped yet
+            tokens, parents, rows = self.tokens_AK, parents_AK, self.rows
+        else:
+            tokens, parents, rows = np.zeros((size, beam), np.int64), np.zeros((size, beam), int), np.zeros(size, int)
+            tokens[self.sources], parents[self.sources] = self.tokens_AK[self.rows], parents_AK[self.rows]
+            rows[self.sources] = self.rows
         self.history.tokens.append(tokens)
         self.history.parents.append(parents)
         self.history.attention.append(attention_AKS)
@@ -175,10 +180,12 @@ class _Search:
     def _retire(self, step: int) -> None:
         """Drop the sources that are done; compute without them once they are a quarter of the rows."""
         live_A = self.live_AK[self.rows].max(axis=1)
+        if not self.ended.count_N.any() and live_A.min() > DEAD:
+            return
         longest_A = self.options.limit_N[self.sources] + 1.0
         # log p only falls and the penalty only grows with the length, so this bounds whatever may still come.
         bound_A = live_A / self.options.penalty(longest_A)
-        worst_A = -np.sort(-self.ended.scores_NK[self.sources], axis=1)[:, self.options.n_best - 1]
+        worst_A = np.sort(self.ended.scores_NK[self.sources], axis=1)[:, -self.options.n_best]
         full_A = self.ended.count_N[self.sources] == self.options.beam_size
         keep = ~full_A & (live_A > DEAD) & (bound_A > worst_A)
         self.sources, self.rows = self.sources[keep], self.rows[keep]
@@ -188,7 +195,7 @@ class _Search:
     def _compact(self) -> None:
         beam = self.options.beam_size
         rows = (self.rows[:, None] * beam + np.arange(beam)).reshape(-1)
-        self.memory = {name: array[rows] for name, array in self.memory.items()}
+        self.memory = {name: _frozen(array[rows]) for name, array in self.memory.items()}
         self.states = {name: array[rows] for name, array in self.states.items()}
         self.tokens_AK, self.live_AK = self.tokens_AK[self.rows], self.live_AK[self.rows]
         self.rows = np.arange(len(self.rows))
@@ -199,6 +206,7 @@ class _Search:
         steps = np.where(scores > DEAD, np.take_along_axis(self.ended.steps_NK, order_NK, axis=1), -1)
         places = np.take_along_axis(self.ended.parents_NK, order_NK, axis=1)
         size, length = len(scores), max(int(steps.max(initial=-1)) + 1, 1)
+        row_N1 = np.arange(size)[:, None]
         tokens = np.zeros((size, self.options.n_best, length), np.int64)
         attention = np.zeros((size, length, self.num_columns), np.float32)
         for step in range(length - 1, -1, -1):
@@ -206,8 +214,7 @@ class _Search:
                 break
             tokens[..., step][steps == step] = END
             earlier = steps > step
-            found = np.take_along_axis(self.history.tokens[step], places, axis=1)
-            before = np.take_along_axis(self.history.parents[step], places, axis=1)
+            found, before = self.history.tokens[step][row_N1, places], self.history.parents[step][row_N1, places]
             tokens[..., step] = np.where(earlier, found, tokens[..., step])
             places = np.where(earlier, before, places)
             known = np.flatnonzero(steps[:, 0] >= step)
@@ -218,9 +225,16 @@ class _Search:
 def _best(totals_AKV: np.ndarray, beam_size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(scores, place, token) [A, K] of the best continuations of each source, best first; equal ones in fixed order."""
     size, beam, vocabulary = totals_AKV.shape
-    flat = totals_AKV.reshape(size, beam * vocabulary)
-    chosen = np.sort(np.argpartition(-flat, beam_size - 1, axis=1)[:, :beam_size], axis=1)
-    scores = np.take_along_axis(flat, chosen, axis=1)
+    flat, row_A1 = totals_AKV.reshape(size, beam * vocabulary), np.arange(size)[:, None]
+    chosen = np.sort(np.argpartition(flat, -beam_size, axis=1)[:, -beam_size:], axis=1)
+    scores = flat[row_A1, chosen]
     order = np.argsort(-scores, axis=1, kind="stable")
-    chosen, scores = np.take_along_axis(chosen, order, axis=1), np.take_along_axis(scores, order, axis=1)
-    return scores, chosen // vocabulary, chosen % vocabulary
+    chosen, scores = chosen[row_A1, order], scores[row_A1, order]
+    parents = chosen // vocabulary
+    return scores, parents, chosen - parents * vocabulary
+
+
+def _frozen(array: np.ndarray) -> np.ndarray:
+    """Read-only: a runner need not copy it again at every step."""
+    array.flags.writeable = False
+    return array

@@ -11,7 +11,8 @@ from torch import Tensor
 from lab.core.errors import ConfigError
 from lab.tasks.seq2seq.config import InitConfig, ModelConfig
 from lab.tasks.seq2seq.models.deferred import DeferredLinear
-from lab.tasks.seq2seq.models.network import Seq2Seq, signatures
+from lab.tasks.seq2seq.models.feeding import TokenGates
+from lab.tasks.seq2seq.models.network import Seq2Seq, Step, signatures
 
 SOURCE = torch.tensor([[4, 5, 6, 3, 0], [5, 6, 7, 8, 3], [5, 3, 0, 0, 0]])
 LENGTHS = torch.tensor([4, 5, 2])
@@ -158,3 +159,25 @@ def test_signatures_name_memory_and_states() -> None:
 def test_a_residual_layer_above_the_last_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"encoder\.first_residual_layer"):
         network({"first_residual_layer": 3})
+
+
+@pytest.mark.parametrize("num_layers", [1, 2])
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_a_small_vocabularys_gates_are_looked_up(cell: str, num_layers: int) -> None:
+    model = network({"cell": cell}, {"cell": cell, "num_layers": num_layers, "embed_size": 12}).eval()
+    names = tuple(spec.name for spec in signatures(model)["step"].inputs[1:])
+    step = Step(model, names)
+    assert isinstance(step.first, TokenGates)
+    with torch.no_grad():
+        tensors = model.encode(SOURCE, LENGTHS)
+        token = torch.tensor([2, 11, 4])
+        found = step(token, *(tensors[name] for name in names))
+        expected = tuple(model.step(token, tensors).values())
+    for ours, wanted in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, wanted, atol=1e-6, rtol=1e-6)
+
+
+def test_a_large_vocabularys_gates_are_computed() -> None:
+    model = network({}, {"embed_size": 11})
+    assert Step(model, ()).first is None
+    assert Step(network({}, {"embed_size": 12, "input_feeding": False}), ()).first is None

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lab.nn.recurrent import Recurrent
@@ -83,11 +83,52 @@ def cell_of(layer: Recurrent, x_TBE: Tensor | None, num_steps: int, batch_size: 
     return _gru_cell(DeferredLinear(w_fed, base), DeferredLinear(w_hh, _repeated(b_hh, num_steps, base.shape[1])))
 
 
+class TokenGates(nn.Module):
+    """The first layer of a decoder that is done learning, one step at a time.
+
+    What a token's embedding adds to the gates is a table, so that the product of each step has the attentional state
+    and the layer's own alone. Worth it where the table is no larger than the weights that it replaces: see `fits`.
+    """
+
+    table_VG: Tensor
+    weight: Tensor
+    weight_hh: Tensor
+    bias_hh: Tensor
+
+    def __init__(self, decoder: RNNDecoder) -> None:
+        super().__init__()
+        layer, tokens_VE = decoder.stack[0], decoder.embedding.weight.detach()
+        w_ih, w_hh, b_ih, b_hh = (part.detach() for part in layer._weights(0))
+        w_known, w_fed = w_ih[:, : tokens_VE.shape[1]], w_ih[:, tokens_VE.shape[1] :]
+        self.is_lstm = layer.cell == "lstm"
+        self.register_buffer("table_VG", F.linear(tokens_VE, w_known, b_ih + b_hh if self.is_lstm else b_ih))
+        self.register_buffer("weight", torch.cat([w_fed, w_hh], dim=1) if self.is_lstm else w_fed)
+        self.register_buffer("weight_hh", w_hh)
+        self.register_buffer("bias_hh", b_hh)
+
+    @staticmethod
+    def fits(decoder: RNNDecoder) -> bool:
+        return decoder.options.input_feeding and decoder.embedding.num_embeddings <= decoder.embedding.embedding_dim
+
+    def forward(self, token_B: Tensor, feed_BH: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """As `Recurrent.step` of the embedding and the attentional state: outputs [B, H], states [B, 1, H] each."""
+        known_BG, before = self.table_VG[token_B], tuple(part[:, 0] for part in state)
+        if self.is_lstm:
+            cell = _lstm_cell(lambda x_BI: known_BG + F.linear(x_BI, self.weight))
+        else:
+            cell = _gru_cell(
+                lambda x_BI: known_BG + F.linear(x_BI, self.weight),
+                lambda h_BH: F.linear(h_BH, self.weight_hh, self.bias_hh),
+            )
+        after = cell(feed_BH, before)
+        return after[0], tuple(part.unsqueeze(1) for part in after)
+
+
 def _repeated(bias_O: Tensor, num_steps: int, batch_size: int) -> Tensor:
     return bias_O.expand(num_steps, batch_size, -1)
 
 
-def _lstm_cell(gates: DeferredLinear) -> Cell:
+def _lstm_cell(gates: Callable[[Tensor], Tensor]) -> Cell:
     def step(x_BI: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         h, c = state
         i, f, g, o = gates(torch.cat([x_BI, h], dim=-1)).chunk(4, dim=-1)
@@ -97,7 +138,7 @@ def _lstm_cell(gates: DeferredLinear) -> Cell:
     return step
 
 
-def _gru_cell(of_input: DeferredLinear, of_state: DeferredLinear) -> Cell:
+def _gru_cell(of_input: Callable[[Tensor], Tensor], of_state: Callable[[Tensor], Tensor]) -> Cell:
     def step(x_BI: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         (h,) = state
         r_x, z_x, n_x = of_input(x_BI).chunk(3, dim=-1)

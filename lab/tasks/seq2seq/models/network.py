@@ -11,6 +11,7 @@ from lab.core.signature import Signature, TensorSpec
 from lab.tasks.seq2seq.config import ModelConfig
 from lab.tasks.seq2seq.models.cnn import ConvDecoder, ConvEncoder
 from lab.tasks.seq2seq.models.encoded import Encoded
+from lab.tasks.seq2seq.models.feeding import TokenGates
 from lab.tasks.seq2seq.models.initial import initialise
 from lab.tasks.seq2seq.models.rnn import RNNDecoder, RNNEncoder, check_residual
 from lab.tasks.seq2seq.search import STATE
@@ -67,9 +68,12 @@ class Seq2Seq(nn.Module):
         """By name: "memory", "bias", perhaps "keys", and the first states ("state_...")."""
         return self.decoder.begin(self.encoder(source_BS, lengths_B))
 
-    def step(self, token_B: Tensor, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    def step(self, token_B: Tensor, tensors: dict[str, Tensor], first: TokenGates | None = None) -> dict[str, Tensor]:
         """By name: "log_probs" [B, V], "attention" [B, S], and the next states ("next_state_...")."""
-        hidden_BH, attention_BS, states = self.decoder.step(token_B, tensors)
+        if isinstance(self.decoder, RNNDecoder):
+            hidden_BH, attention_BS, states = self.decoder.step(token_B, tensors, first)
+        else:
+            hidden_BH, attention_BS, states = self.decoder.step(token_B, tensors)
         log_probs = self.output(hidden_BH).float().log_softmax(dim=-1)
         return {"log_probs": log_probs, "attention": attention_BS, **states}
 
@@ -91,14 +95,16 @@ class Encode(nn.Module):
 
 
 class Step(nn.Module):
-    """The function "step": inputs and outputs in the order of its signature."""
+    """The function "step": inputs and outputs in the order of its signature; for the weights as they are now."""
 
     def __init__(self, network: Seq2Seq, names: tuple[str, ...]) -> None:
         super().__init__()
-        self.network, self.names = network, names
+        self.network, self.names, decoder = network, names, network.decoder
+        folds = isinstance(decoder, RNNDecoder) and TokenGates.fits(decoder)
+        self.first = TokenGates(cast(RNNDecoder, decoder)) if folds else None
 
     def forward(self, token: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
-        outputs = self.network.step(token, dict(zip(self.names, tensors, strict=True)))
+        outputs = self.network.step(token, dict(zip(self.names, tensors, strict=True)), self.first)
         states = [outputs[f"next_{name}"] for name in self.names if name.startswith(STATE)]
         return outputs["log_probs"], outputs["attention"], *states
 

@@ -12,7 +12,7 @@ from lab.nn.recurrent import Recurrent
 from lab.tasks.seq2seq.config import DecoderConfig, EncoderConfig
 from lab.tasks.seq2seq.models.attention import Attention
 from lab.tasks.seq2seq.models.encoded import Encoded
-from lab.tasks.seq2seq.models.feeding import run_with_feeding
+from lab.tasks.seq2seq.models.feeding import TokenGates, run_with_feeding
 
 Tensors = dict[str, Tensor]
 
@@ -124,16 +124,26 @@ class RNNDecoder(nn.Module):
             context_BTC, _ = self._attend(x, tensors)
         return self._combined(x, context_BTC)
 
-    def step(self, token_B: Tensor, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensors]:
-        """One token further: attentional state [B, H], attention [B, S], and the next states by their names."""
+    def step(
+        self, token_B: Tensor, tensors: Mapping[str, Tensor], first: TokenGates | None = None
+    ) -> tuple[Tensor, Tensor, Tensors]:
+        """One token further: attentional state [B, H], attention [B, S], and the next states by their names.
+
+        Args:
+            first: the first layer in another form.
+        """
         x, parts = self.embedding(token_B), []
         contexts: list[Tensor] = []
         if self.options.input_feeding:
             x = torch.cat([x, tensors["state_feed"]], dim=-1)
         weights_BTS = tensors["bias"]
         for number, layer in enumerate(self.stack, 1):
-            given = self._input_above(x, contexts[0] if contexts else None) if number > 1 else x
-            out, state = layer.step(given, self.states_of(tensors, number - 1))
+            before = self.states_of(tensors, number - 1)
+            if number == 1 and first is not None:
+                out, state = first(token_B, tensors["state_feed"], before)
+            else:
+                given = self._input_above(x, contexts[0] if contexts else None) if number > 1 else x
+                out, state = layer.step(given, before)
             x = out + x if self.is_residual(number) else out
             parts.append(state)
             if number == (1 if self.asks_first else len(self.layers)):
