@@ -248,6 +248,16 @@ def test_what_works_on_the_same_rows_is_one_loop_over_them() -> None:
         assert scheduled.func.script().count("T.parallel") == 1
 
 
+def test_what_reads_other_rows_is_no_loop_over_rows() -> None:
+    """One row of the result needs all rows of the softmax."""
+    x = placeholder(32, 32, name="x")
+    func = te.create_prim_func([x, topi.transpose(topi.nn.softmax(x))])
+    scheduled = CPU_RULES["generic"](Kernel("transposed", func), AVX512)
+    assert scheduled.note == ""
+    values = [np.random.default_rng(0).standard_normal((32, 32)).astype(np.float32), np.zeros((32, 32), np.float32)]
+    np.testing.assert_allclose(compute(scheduled.func, values), compute(func, values), rtol=1e-5)
+
+
 def test_rows_of_a_prime_number_are_filled_up() -> None:
     assert CPU_RULES["matmul"](Kernel("m", product(193, 48, 64)), AVX512).note.endswith("filled up to whole tiles")
     assert "filled" not in CPU_RULES["matmul"](Kernel("m", product(196, 48, 64)), AVX512).note

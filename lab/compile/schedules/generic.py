@@ -141,13 +141,15 @@ def _share_rows(sch: Schedule, blocks: list[Block]) -> bool:
     if not all(hasattr(size, "value") for size in shape):
         return False
     rows = [int(size) for size in shape[:-1]]
+    between = [sch.get(block.handle).writes[0].source for block in blocks[:-1]]
     for block in blocks:
         loops = sch.get_loops(block.handle)
         sizes = [getattr(sch.get(loop).extent, "value", None) for loop in loops]
         if sizes[: len(rows)] != rows or len(sizes) > len(shape) or 2 in block.kinds[: len(rows)]:
             return False
         stmt = sch.get(block.handle)
-        if not all(_starts_with_rows(access, stmt.iter_vars[: len(rows)]) for access in stmt.writes):
+        own = [access for access in stmt.reads if any(access.source.same_as(buffer) for buffer in between)]
+        if not all(_starts_with_rows(access, stmt.iter_vars[: len(rows)]) for access in (*stmt.writes, *own)):
             return False
     return True
 
