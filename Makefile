@@ -94,6 +94,9 @@ bench-seq2seq: $(STAMP) ## Seq2seq against JoeyNMT's RNN: quality, training and 
 bench-compile: $(STAMP) ## Inference latency of nine models: this compiler, ONNX Runtime, OpenVINO, torch eager and compiled
 	$(BIN)/python benchmarks/compile_latency.py $(ARGS)
 
+bench-others: $(STAMP) ## The same of torchvision's other networks, for which no schedule was written
+	$(BIN)/python benchmarks/compile_latency.py --others $(ARGS)
+
 bench-int8: $(STAMP) ## Inference latency in 8 bits: this compiler's float32 and int8 beside ONNX Runtime's (needs VNNI)
 	$(BIN)/python benchmarks/int8_latency.py $(ARGS)
 
@@ -141,4 +144,4 @@ docker-check: ## Build and try the same images without a Docker daemon (buildah,
 clean: ## Remove .venv and caches (runs/, data/ and mlflow.db stay)
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build dist *.egg-info
 
-.PHONY: help setup setup-arm train export compile tune-kernels bench serve ui test test-all check format bench-train bench-forecasting bench-seq2seq bench-compile bench-int8 arm-kernels onnx-conformance third-party edge footprint demo-canary load-test soak kill-test fuzz gpu-check docker docker-check clean
+.PHONY: help setup setup-arm train export compile tune-kernels bench serve ui test test-all check format bench-train bench-forecasting bench-seq2seq bench-compile bench-others bench-int8 arm-kernels onnx-conformance third-party edge footprint demo-canary load-test soak kill-test fuzz gpu-check docker docker-check clean
