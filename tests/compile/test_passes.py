@@ -27,7 +27,7 @@ from lab.compile.passes.pad_channels import pad_channels, padded
 from lab.compile.passes.schedule_kernels import schedule_kernels
 from lab.compile.pipeline import Dump, fuse_passes, layout, lower
 from lab.compile.schedules.kernel import Packing
-from lab.compile.schedules.tiling import vector_lengths
+from lab.compile.schedules.tile import vector_lengths
 from lab.compile.targets import resolve_target
 from tests.compile.graphs import Graph, residual_network
 

@@ -15,7 +15,8 @@ from lab.compile.kernels import suppression, top_k
 from lab.compile.kernels.bilinear import bilinear
 from lab.compile.schedules import CPU_RULES, GPU_RULES
 from lab.compile.schedules.kernel import DoesNotFit, Kernel, largest_divisor
-from lab.compile.schedules.tiling import Tile, choose_tile, rows_per_task, shared_by_rows
+from lab.compile.schedules.tile import Tile, choose_tile
+from lab.compile.schedules.tiling import rows_per_task, shared_by_rows
 from lab.compile.schedules.window import Window, unrolled_tile
 from lab.compile.targets.arm import CORES
 from lab.compile.targets.machine import Machine

@@ -14,7 +14,7 @@ from math import ceil
 
 from lab.compile.kernels.winograd import KERNEL_SIZE, TRANSFORMS, Convolution, Plan
 from lab.compile.schedules.kernel import DoesNotFit, divisors
-from lab.compile.schedules.tiling import UNROLL, Tile, choose_tile
+from lab.compile.schedules.tile import UNROLL, Tile, choose_tile
 from lab.compile.targets.machine import Machine
 from lab.compile.tuning.decisions import Decisions
 

@@ -14,7 +14,7 @@ from tvm.tirx import For, ForKind, PrimFunc, Stmt, Var
 from tvm_ffi.structural import structural_map
 
 from lab.compile.schedules.border import replace_variables
-from lab.compile.schedules.tiling import vector_lengths
+from lab.compile.schedules.tile import vector_lengths
 
 
 def split_vectors(func: PrimFunc, num_lanes: int) -> PrimFunc:

@@ -25,16 +25,11 @@ from lab.compile.schedules.kernel import (
     largest_divisor,
 )
 from lab.compile.schedules.prefetch import Ahead, fetch_ahead, next_block, prefetch_weights
+from lab.compile.schedules.tile import FLOAT_BYTES, L1_SHARE, Tile, choose_tile, decide_tile, reduction_chunk
 from lab.compile.schedules.tiling import (
-    FLOAT_BYTES,
-    L1_SHARE,
-    Tile,
     accumulate_in_registers,
     accumulate_over_chunks,
-    choose_tile,
-    decide_tile,
     parallel_outer,
-    reduction_chunk,
     rows_per_task,
     share_by_rows,
     split,

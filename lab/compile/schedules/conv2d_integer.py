@@ -25,19 +25,14 @@ from lab.compile.schedules.kernel import (
     divisors,
     extent,
 )
+from lab.compile.schedules.tile import L1_SHARE, Tile, choose_tile, tile_options, unroll_options, with_derived
 from lab.compile.schedules.tiling import (
-    L1_SHARE,
-    Tile,
     accumulate_by_instruction,
-    choose_tile,
     parallel_outer,
     rows_per_task,
     share_by_rows,
     split,
-    tile_options,
-    unroll_options,
     vectorize_last,
-    with_derived,
 )
 from lab.compile.targets.machine import Machine
 from lab.compile.tuning.decisions import Decisions

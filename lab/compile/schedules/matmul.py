@@ -27,21 +27,23 @@ from lab.compile.schedules.kernel import (
     known_factor,
 )
 from lab.compile.schedules.prefetch import Ahead, fetch_ahead, next_block, prefetch_weights
-from lab.compile.schedules.tiling import (
+from lab.compile.schedules.tile import (
     MAX_COLUMNS,
     UNROLL,
     Tile,
-    accumulate_in_registers,
-    accumulate_over_chunks,
     choose_tile,
     decide_tile,
-    parallel_outer,
     reduction_chunk,
+    tile_cost,
+    unroll_options,
+)
+from lab.compile.schedules.tiling import (
+    accumulate_in_registers,
+    accumulate_over_chunks,
+    parallel_outer,
     rows_per_task,
     split,
     split_reduction,
-    tile_cost,
-    unroll_options,
     vectorize_last,
 )
 from lab.compile.targets.machine import Machine

@@ -21,7 +21,7 @@ from tvm_ffi.structural import structural_map
 
 from lab.compile.schedules.border import replace_variables
 from lab.compile.schedules.kernel import extent
-from lab.compile.schedules.tiling import FLOAT_BYTES, Tile
+from lab.compile.schedules.tile import FLOAT_BYTES, Tile
 from lab.compile.targets.machine import Machine
 
 LINE_FLOATS = 16  # of a cache line

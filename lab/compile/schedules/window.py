@@ -23,16 +23,8 @@ from lab.compile.schedules.kernel import (
     extent,
     largest_divisor,
 )
-from lab.compile.schedules.tiling import (
-    MIN_ACCUMULATORS,
-    Tile,
-    accumulate_in_registers,
-    choose_tile,
-    decide_tile,
-    parallel_outer,
-    split,
-    vectorize_last,
-)
+from lab.compile.schedules.tile import MIN_ACCUMULATORS, Tile, choose_tile, decide_tile
+from lab.compile.schedules.tiling import accumulate_in_registers, parallel_outer, split, vectorize_last
 from lab.compile.targets.machine import Machine
 from lab.compile.tuning.decisions import Decisions
 
