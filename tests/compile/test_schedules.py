@@ -219,7 +219,7 @@ def test_every_rule_has_a_case_and_every_file_a_rule(repo: Path) -> None:
     # test_recurrent and test_integer compare whole graphs; test_winograd has cases of its own
     elsewhere = {"recurrent", "conv2d_winograd", "conv2d_integer"}
     assert {rule for rule, _ in CASES.values()} | elsewhere == set(CPU_RULES)
-    helpers = {"__init__", "kernel", "tiling", "border", "prefetch", "gemm_plan", "dot_product"}
+    helpers = {"__init__", "kernel", "tile", "tiling", "border", "prefetch", "gemm_plan", "dot_product"}
     files = {p.stem for p in (repo / "lab" / "compile" / "schedules").glob("*.py")} - helpers
     tabled = {
         entry.split(":")[0].rsplit(".", 1)[1] for table in (CPU_RULES, GPU_RULES) for entry in table.entries.values()
